@@ -1,0 +1,78 @@
+"""Numbers that carry their own evidence: a metric is never a bare float."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from planish.rows import Noun
+
+
+class Score(Noun):
+    """How one answer to one gold sample was judged."""
+
+    id: str
+    answer: str | None
+    parsed: str | None  # what the scorer read from the answer; None when it could not be parsed (counts as wrong)
+    target: str
+    value: float  # 0 to 1
+    detail: dict[str, float] = {}
+
+
+class Metric(Noun):
+    """A figure with its sample size and 95 % interval. `low` and `high` are None only where the figure is not a sample."""
+
+    name: str
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    kind: Literal["measured", "estimated"] = "measured"
+    method: str = ""  # how the interval was made: "wilson", "bootstrap 10000", "range of 3 seeds"
+    higher_is_better: bool = True
+
+    def __str__(self) -> str:
+        interval = f" [{self.low:.3f}, {self.high:.3f}]" if self.low is not None and self.high is not None else ""
+        return f"{self.value:.3f}{interval} (n={self.n})"
+
+
+class Comparison(Noun):
+    """A paired difference `candidate - reference` of one metric on the same rows."""
+
+    metric: str
+    candidate: str
+    reference: str
+    difference: float
+    low: float  # two-sided 95 %
+    high: float
+    n: int
+    p_value: float | None = None
+    test: str = ""  # "paired bootstrap 10000", "exact McNemar"
+
+
+class EvalReport(Noun):
+    """What one system scored on one gold set. `gold` is the gold set's hash: reports on different hashes are never compared."""
+
+    system: str
+    gold: str
+    metrics: dict[str, Metric]
+    scores: list[Score]
+    seconds: float = 0.0
+    details: dict[str, str] = {}
+
+
+class RuleResult(Noun):
+    """One gate rule with what it was decided on."""
+
+    rule: str
+    passed: bool
+    why: str
+
+
+class Verdict(Noun):
+    """What the gate says, in a word, a sentence and its rules."""
+
+    decision: Literal["ship", "keep_baseline", "need_more_gold"]
+    sentence: str
+    ship: str  # the name of the system to ship
+    rules: list[RuleResult]
+    comparisons: list[Comparison] = []
