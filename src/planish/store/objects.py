@@ -1,0 +1,144 @@
+"""Artifacts: folders that exist only complete, named by the hash of what is in them.
+
+A folder is written aside, every file is fsynced and hashed, the manifest is written last, and one rename makes it visible (DESIGN, The training core 8).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from planish.errors import InputError, Problem, RunFailed
+from planish.rows import canonical_json, content_hash
+
+MANIFEST = "artifact.json"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path` whole or not at all: written beside it, fsynced, renamed, and the folder fsynced. Raises RunFailed on a full disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with aside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except OSError as failed:
+        aside.unlink(missing_ok=True)
+        raise disk_error(failed, path) from failed
+
+
+def write_folder(final: Path, fill: Callable[[Path], None]) -> Path:
+    """Make the folder `final` by `fill(partial)`; it appears complete or not at all. An existing `final` is replaced."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
+    partial.mkdir()
+    try:
+        fill(partial)
+        _sync_tree(partial)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync_folder(final.parent)
+    except OSError as failed:
+        raise disk_error(failed, final) from failed
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def disk_error(failed: OSError, path: Path) -> RunFailed | OSError:
+    """A full disk said in words; any other operating-system error unchanged."""
+    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunFailed(
+            Problem(str(path), "no space is left on this disk; what was being written has been removed", "free some space and give the same command again"),
+            reason_code="disk_full",
+        )
+    return failed
+
+
+class Objects:
+    """The content-addressed folders under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, sha256: str) -> Path:
+        """Where an artifact lies, whether or not it is there."""
+        return self.root / sha256[:2] / sha256
+
+    def has(self, sha256: str) -> bool:
+        """Whether the artifact is there, complete."""
+        return (self.path(sha256) / MANIFEST).is_file()
+
+    def write(self, kind: str, fill: Callable[[Path], None], parents: tuple[str, ...] = ()) -> tuple[str, int]:
+        """Fill a new folder and give its hash and size in bytes. Equal content gives the equal hash and is kept once."""
+        aside = self.root / f".{uuid.uuid4().hex}.partial"
+        aside.mkdir(parents=True)
+        try:
+            fill(aside)
+            files = {str(path.relative_to(aside)): file_hash(path) for path in sorted(aside.rglob("*")) if path.is_file()}
+            size = sum((aside / name).stat().st_size for name in files)
+            sha256 = content_hash({"kind": kind, "files": files})
+            manifest = {"kind": kind, "files": files, "bytes": size, "parents": list(parents)}
+            (aside / MANIFEST).write_text(canonical_json(manifest), encoding="utf-8")
+            _sync_tree(aside)
+            final = self.path(sha256)
+            if not self.has(sha256):
+                final.parent.mkdir(parents=True, exist_ok=True)
+                aside.rename(final)
+                _sync_folder(final.parent)
+            return sha256, size
+        except OSError as failed:
+            raise disk_error(failed, aside) from failed
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def verify(self, sha256: str) -> None:
+        """Raise InputError naming every file that is not what the manifest says."""
+        folder = self.path(sha256)
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        changed = [name for name, digest in manifest["files"].items() if not (folder / name).is_file() or file_hash(folder / name) != digest]
+        if changed or content_hash({"kind": manifest["kind"], "files": manifest["files"]}) != sha256:
+            problems = [Problem(str(folder / name), "was changed or removed after it was stored", "delete the folder; the stage is made again") for name in changed]
+            raise InputError(*(problems or [Problem(str(folder / MANIFEST), "was changed after it was stored", "delete the folder; the stage is made again")]))
+
+    def sweep(self) -> int:
+        """Remove what interrupted writes left aside; gives how many. Call only while holding the workspace."""
+        stale = list(self.root.glob(".*.partial"))
+        for folder in stale:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(stale)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
