@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from planish import rules
+from planish.evidence import rules
 from planish.errors import InputError, Problem, did_you_mean
 from planish.rows import content_hash
 from planish.shelf import find, schema, shelf
@@ -31,12 +31,12 @@ class Use(Section):
     def _short_form(cls, given: Any) -> Any:
         if isinstance(given, str):
             return {"name": given}
+        if isinstance(given, dict) and "name" in given and set(given) <= {"name", "options"}:
+            return given
         if isinstance(given, dict) and len(given) == 1:
             (name, options), *_ = given.items()
             if isinstance(options, dict) or options is None:
                 return {"name": name, "options": options or {}}
-        if isinstance(given, dict) and set(given) == {"name", "options"}:
-            return given
         raise ValueError("write a name, or one name with its options: {name: {key: value}}")
 
 

@@ -61,11 +61,17 @@ class EvalReport(Noun):
 
 
 class RuleResult(Noun):
-    """One gate rule with what it was decided on."""
+    """One gate rule with what it was decided on. A rule that is not passed failed, or is `undecided`: its interval straddles the bar and more rows may tell."""
 
     rule: str
     passed: bool
     why: str
+    undecided: bool = False
+
+    @property
+    def outcome(self) -> Literal["pass", "fail", "undecided"]:
+        """The three ways a rule can end."""
+        return "pass" if self.passed else "undecided" if self.undecided else "fail"
 
 
 class Verdict(Noun):
@@ -76,3 +82,4 @@ class Verdict(Noun):
     ship: str  # the name of the system to ship
     rules: list[RuleResult]
     comparisons: list[Comparison] = []
+    rows_needed: int | None = None  # gold rows that would decide, where the decision is need_more_gold (MISSION D10)

@@ -47,7 +47,6 @@ class Technique:
     path: Path
     summary: str
     keys: dict[str, tuple[Any, Any]]  # recipe key -> (type, default)
-    names: frozenset[str]  # what the file defines at top level
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The full options: defaults with `given` over them. Raises pydantic.ValidationError on an unknown key or a wrong type."""
@@ -101,11 +100,7 @@ def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:
                 kind = eval(compile(ast.Expression(_checked(argument.annotation, path)), str(path), "eval"), {"__builtins__": {}}, _ANNOTATIONS)
                 keys[argument.arg] = (kind, ... if default is None else ast.literal_eval(default))
     docstring = ast.get_docstring(tree) or ""
-    names = frozenset(
-        {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        | {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)}
-    )
-    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys, names)
+    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys)
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef]:

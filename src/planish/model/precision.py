@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 
 def choose(asked: Literal["auto", "fp32", "bf16"], device: str = "cpu") -> Literal["fp32", "bf16"]:
     """The format to use. The choice is written in the plan and the checkpoint, so that a resumed run never chooses again."""
     if asked != "auto":
         return asked
     if device != "cpu":
+        import torch
+
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "fp32"
 

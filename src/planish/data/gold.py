@@ -1,0 +1,78 @@
+"""The gold set as a file: sealed when it is made, checked whenever it is read (MISSION D10)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from planish.data.finding import Finding
+from planish.data.normalise import messages_key
+from planish.data.task import Task
+from planish.errors import InputError, Problem
+from planish.rows import GoldSet, RejectCode, Row, Sample, canonical_json, content_hash
+from planish.store.objects import write_atomic
+
+MIN_ROWS = 30
+"""Below this no interval means anything: refused. Advice is 200 at least, 400 recommended."""
+
+
+def build(rows: Sequence[Row], task: Task, *, version: int = 1, slices: Sequence[str] = ()) -> GoldSet:
+    """Seal the gold rows, in order of their ids, so that the same rows give the same hash. `slices` names columns to report on one by one.
+
+    Raises InputError below 30 rows.
+    """
+    if len(rows) < MIN_ROWS:
+        raise _too_few("gold", len(rows))
+    samples = []
+    for row in sorted(rows, key=lambda row: row.id):
+        messages, target = task.asked(row)
+        cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
+        samples.append(Sample(id=row.id, messages=messages, target=target, slices=cut, group=row.group))
+    return GoldSet.seal(tuple(samples), task.labels, version)
+
+
+def write(gold: GoldSet, path: Path) -> None:
+    """Write the gold set with a seal over everything in it, whole or not at all."""
+    body = gold.model_dump(mode="json")
+    write_atomic(path, (canonical_json(body | {"seal": content_hash(body)}) + "\n").encode())
+
+
+def read(path: Path) -> GoldSet:
+    """The gold set in `path`. Raises InputError when the file is missing, was edited since it was sealed, or holds fewer than 30 rows."""
+    again = "prepare the data again: a changed gold set is a new version"
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        seal = body.pop("seal")
+        gold = GoldSet.model_validate(body)
+    except FileNotFoundError:
+        raise InputError(Problem(str(path), "there is no such gold set", "prepare the data first")) from None
+    except OSError as unreadable:
+        raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "check the file and who may read it")) from unreadable
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        raise InputError(Problem(str(path), "is no gold set: it was edited, or it is another file", again)) from None
+    resealed = GoldSet.seal(gold.samples, gold.labels, gold.version)
+    if resealed.sha256 != gold.sha256 or content_hash(body) != seal:
+        raise InputError(Problem(str(path), "was edited after it was sealed: its hash does not match", again))
+    if len(gold.samples) < MIN_ROWS:
+        raise _too_few(str(path), len(gold.samples))
+    return gold
+
+
+def overlap(gold: GoldSet, train: Sequence[Row], task: Task) -> list[Finding]:
+    """Every training row that asks what a gold sample asks (normalised, whatever its answer), with the sample's id in `see`."""
+    known = {messages_key(sample.messages): sample.id for sample in reversed(gold.samples)}
+    findings = []
+    for row in train:
+        sample = known.get(messages_key(task.asked(row).messages))
+        if sample is not None:
+            why = f"asks what gold sample {sample} asks"
+            findings.append(Finding(row_id=row.id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=why, fix="leave it out of training", see=sample))
+    return findings
+
+
+def _too_few(where: str, n: int) -> InputError:
+    fix = "add rows, or ask for a larger gold share; 400 are recommended"
+    return InputError(Problem(where, f"{n} gold rows; at least {MIN_ROWS} are needed to say anything", fix))

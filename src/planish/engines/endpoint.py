@@ -1,0 +1,181 @@
+"""Any OpenAI-compatible endpoint: chat by messages, completions by text or token ids."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NoReturn
+from urllib.parse import urlsplit
+
+from planish.errors import InputError, Problem, RunFailed
+from planish.lazy import require
+from planish.model.engine import Decoding, Delta, Generation
+from planish.rows import Message
+
+ATTEMPTS = 4
+_BACKOFF_S = 0.5  # doubled after each attempt
+_LONGEST_WAIT_S = 30.0
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+def start(url: str, *, model: str, key_env: str = "PLANISH_API_KEY", timeout: float = 60.0) -> EndpointEngine:
+    """Talk to the endpoint at `url` (ending in /v1). The key is read from the environment variable `key_env`; `timeout` is in seconds per attempt.
+
+    Raises InputError for an address that is neither https nor plain http to this machine: a key and people's text must not cross a network in the clear.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.password:
+        raise InputError(Problem(f"endpoint {parts.hostname or url[:64]}", "is not an http(s) address without credentials", "for example http://127.0.0.1:8000/v1"))
+    local = _is_loopback(parts.hostname)
+    if parts.scheme == "http" and not local:
+        raise InputError(Problem(f"endpoint {parts.hostname}", "plain http leaves this machine", "use https"))
+    httpx = require("httpx", extra="serve")
+    key = os.environ.get(key_env, "")
+    client = httpx.Client(
+        base_url=url.rstrip("/") + "/",
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        timeout=timeout,
+        follow_redirects=False,
+        trust_env=not local,  # a proxy from the environment must not see calls to this machine
+    )
+    return EndpointEngine(client, model)
+
+
+class EndpointEngine:
+    """An engine at the other end of a wire. It returns no token ids, and it scores options only as `chat(..., choice=...)`.
+
+    A call is tried up to 4 times on 408, 409, 425, 429, 5xx and broken connections, with doubling waits or the server's Retry-After (at most 30 s). A call that
+    still fails raises RunFailed with reason code "endpoint_failed": a failed call is no wrong answer (MISSION O3).
+    """
+
+    name = "endpoint"
+
+    def __init__(self, client: Any, model: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.model = model
+        self.attempts = 0  # HTTP calls made, retries included
+        self._client = client
+        self._sleep = sleep
+        self._errors = require("httpx", extra="serve").HTTPError
+
+    def chat(self, messages: Sequence[Message], decoding: Decoding, choice: Sequence[str] | None = None) -> Generation:
+        """The answer to a conversation; with `choice`, one of the labels."""
+        body: dict[str, Any] = {"messages": [{"role": message.role, "content": message.content} for message in messages], **self._settings(decoding)}
+        if choice is not None:
+            body["structured_outputs"] = {"choice": list(choice)}
+        [answer] = self._choices(self._post("chat/completions", body), 1)
+        content = answer["message"].get("content") if isinstance(answer.get("message"), dict) else None
+        return self._generation(content, answer)
+
+    def generate(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Generation]:
+        """One answer per prompt of token ids, a call each."""
+        generations = []
+        for prompt in prompts:
+            [answer] = self._choices(self._post("completions", {"prompt": list(prompt), **self._settings(decoding)}), 1)
+            generations.append(self._generation(answer.get("text"), answer))
+        return generations
+
+    def stream(self, prompt: Sequence[int], decoding: Decoding) -> Iterator[Delta]:
+        """One answer in pieces; closing the iterator closes the connection. Not retried: half an answer may be out already."""
+        body = {"model": self.model, "prompt": list(prompt), "stream": True, **self._settings(decoding)}
+        self.attempts += 1
+        try:
+            with self._client.stream("POST", "completions", json=body) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._fail(self._reason(response))
+                for line in response.iter_lines():
+                    if line == "data: [DONE]":
+                        return
+                    if line.startswith("data: "):
+                        yield self._delta(line[6:])
+        except self._errors as broken:
+            self._fail(f"the connection broke: {type(broken).__name__}", broken)
+        self._fail("the stream ended before [DONE]")
+
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Not over this wire: raises InputError."""
+        raise InputError(Problem("engine endpoint", "an endpoint gives no probabilities of options", "use chat(..., choice=[...])"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _settings(self, decoding: Decoding) -> dict[str, Any]:
+        settings: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": decoding.temperature, "top_p": decoding.top_p, "seed": decoding.seed}
+        if decoding.top_k:
+            settings["top_k"] = decoding.top_k
+        if decoding.stop:
+            settings["stop"] = list(decoding.stop)
+        return settings
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        wait, reason, cause = _BACKOFF_S, "", None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._sleep(min(wait, _LONGEST_WAIT_S))
+            self.attempts += 1
+            wait, cause = _BACKOFF_S * 2**attempt, None
+            try:
+                response = self._client.post(path, json={"model": self.model, **body})
+            except self._errors as broken:
+                reason, cause = f"no answer: {type(broken).__name__}", broken
+                continue
+            if response.status_code == 200:
+                return self._json(response.text)
+            reason = self._reason(response)
+            if response.status_code not in _AGAIN:
+                break
+            told = response.headers.get("retry-after", "")
+            wait = float(told) if told.isdecimal() else wait
+        self._fail(reason, cause)
+
+    def _json(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as wrong:
+            self._fail("the answer is not JSON", wrong)
+
+    def _choices(self, answer: Any, count: int) -> list[dict[str, Any]]:
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or len(choices) != count or not all(isinstance(each, dict) for each in choices):
+            self._fail("the answer is not in OpenAI's shape")
+        return choices
+
+    def _generation(self, text: Any, answer: dict[str, Any]) -> Generation:
+        finish = self._finish(answer.get("finish_reason"))
+        if not isinstance(text, str) or finish is None:
+            self._fail("the answer is not in OpenAI's shape")
+        return Generation(text=text, token_ids=(), finish=finish)
+
+    def _delta(self, data: str) -> Delta:
+        chunk = self._json(data)
+        if isinstance(chunk, dict) and "error" in chunk:
+            self._fail("the endpoint failed in the middle of an answer")
+        [choice] = self._choices(chunk, 1)
+        return Delta(text=str(choice.get("text") or ""), finish=self._finish(choice.get("finish_reason")))
+
+    def _finish(self, reason: Any) -> Literal["stop", "length"] | None:
+        if reason not in ("stop", "length", None):
+            self._fail(f"the answer finished for a reason we do not know: {str(reason)[:40]}")
+        return reason  # type: ignore[no-any-return]
+
+    def _reason(self, response: Any) -> str:
+        try:
+            message = str(response.json()["error"]["message"])[:200]
+        except (ValueError, KeyError, TypeError):
+            message = ""
+        return f"HTTP {response.status_code}" + (f": {message}" if message else "")
+
+    def _fail(self, why: str, cause: BaseException | None = None) -> NoReturn:
+        where = f"endpoint {self._client.base_url.host}:{self._client.base_url.port or ''}".rstrip(":")
+        raise RunFailed(Problem(where, why, "check that it is up and serves this model"), reason_code="endpoint_failed") from cause
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,40 @@
+"""How much of the teacher the student kept (MISSION S5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from planish.errors import InputError, Problem
+from planish.evidence.intervals import RESAMPLES, percentile, resampled
+from planish.evidence.paired import aligned, row_groups
+from planish.evidence.statistic import declared_labels, statistic
+from planish.scores import EvalReport, Metric
+
+
+def quality_retained(
+    student: EvalReport, teacher: EvalReport, metric: str, *, groups: Mapping[str, str] | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Metric:
+    """student / teacher where higher is better, teacher / student where lower is (perplexity), with the paired bootstrap 95 % interval.
+
+    Raises InputError on different gold hashes or rows, and where the denominator is 0 or so near it that the ratio is undefined: that is not 1."""
+    teacher = aligned(student, teacher)
+    labels = declared_labels(student, teacher)
+    top, bottom = statistic(student, metric, labels=labels), statistic(teacher, metric, labels=labels)
+    numerator, denominator = student.metrics[metric], teacher.metrics[metric]
+    owner = teacher.system
+    if not numerator.higher_is_better:
+        top, bottom, numerator, denominator, owner = bottom, top, denominator, numerator, student.system
+    if denominator.value == 0:
+        raise InputError(Problem("quality_retained", f"{metric} of {owner} is 0, so the ratio is undefined", "choose a metric on which it scores"))
+    n = len(student.scores)
+    draws = resampled(lambda weights: np.stack([top(weights), bottom(weights)], axis=1), n, groups=row_groups(student, groups), resamples=resamples, seed=seed)
+    defined = draws[draws[:, 1] != 0]
+    if len(defined) < 0.999 * len(draws):
+        why = f"{metric} of {owner} is 0 in {1 - len(defined) / len(draws):.1%} of the resamples, so the ratio has no interval"
+        raise InputError(Problem("quality_retained", why, "score more gold rows"))
+    low, high = percentile(defined[:, 0] / defined[:, 1])
+    value = numerator.value / denominator.value
+    how = f"paired {'cluster ' if groups is not None else ''}bootstrap {resamples} of {metric}"
+    return Metric(name="quality_retained", value=value, n=n, low=low, high=high, method=how)

@@ -1,0 +1,165 @@
+"""A reported metric as a function of row weights: the one form in which it can be resampled, paired and checked against the report.
+
+What a metric's name means, after any scorer prefix (`label.macro_f1`):
+
+    macro_f1, micro_f1, f1.<label>   from the confusion of parsed answer and target, over the declared labels
+    parse_rate                       share of answers that were read as a declared label
+    next_token_accuracy              sum of `detail["correct"]` over sum of `detail["tokens"]`
+    perplexity                       exp(sum of `detail["nll"]` over sum of `detail["tokens"]`)
+    any other                        mean over rows of `detail[name]` where every row has it, else of `value`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planish.errors import InputError, Problem
+from planish.evidence.intervals import Floats, Statistic
+from planish.scores import EvalReport, Score
+
+CONFUSION = ("macro_f1", "micro_f1", "f1", "parse_rate")
+RATIOS = {"next_token_accuracy": "correct", "perplexity": "nll"}  # over detail["tokens"]
+
+
+def mean(values: Floats) -> Statistic:
+    """The mean of per-row values (n,)."""
+    return ratio(values, np.ones(len(values)))
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Statistic:
+    """Sum of per-row numerators over sum of per-row denominators, both (n,): a mean weighted by tokens, for one."""
+    columns = np.stack([numerator, denominator], axis=1)
+
+    def of(weights: NDArray[np.float32]) -> Floats:
+        sums = weights @ columns
+        return np.asarray(sums[:, 0] / sums[:, 1])
+
+    return of
+
+
+class Confusion(NamedTuple):
+    """Per-row class indices (n,) among `labels`; -1 is an answer that is no declared label."""
+
+    labels: tuple[str, ...]
+    target: NDArray[np.intp]
+    answer: NDArray[np.intp]
+
+    def f1(self) -> Statistic:
+        """(_R, n) weights to (_R, L) F1 per label: 2 tp / (answered + asked), 0 where both are 0, as scikit-learn's zero_division=0."""
+        classes = np.arange(len(self.labels))
+        asked = (self.target[:, None] == classes).astype(np.float32)
+        answered = (self.answer[:, None] == classes).astype(np.float32)
+        right = asked * answered
+
+        def of(weights: NDArray[np.float32]) -> Floats:
+            total = weights @ asked + weights @ answered
+            return np.asarray(2 * (weights @ right).astype(np.float64) / np.maximum(total, 1))
+
+        return of
+
+    def macro_f1(self) -> Statistic:
+        """Unweighted mean of F1 over the declared labels."""
+        per_label = self.f1()
+        return lambda weights: np.asarray(per_label(weights).mean(axis=1))
+
+    def micro_f1(self) -> Statistic:
+        """2 tp / (answered + asked) over all labels together; equals accuracy when every answer parses."""
+        return ratio(2.0 * (self.answer == self.target), 1.0 + (self.answer >= 0))
+
+    def parse_rate(self) -> Statistic:
+        """Share of answers that are a declared label."""
+        return mean((self.answer >= 0).astype(np.float64))
+
+
+def confusion(scores: Sequence[Score], labels: Sequence[str]) -> Confusion:
+    """Targets and answers as class indices. What the scorer called right (`value` 1) is right here and nothing else is, so F1 never contradicts accuracy.
+
+    Raises InputError naming rows whose target is not a declared label."""
+    index = {label: position for position, label in enumerate(labels)}
+    folded: dict[str, int] = {}
+    for label, position in index.items():
+        folded.setdefault(label.casefold(), position)
+    strangers = [score for score in scores if score.target not in index]
+    if strangers:
+        raise InputError(*(Problem(s.id, f'target "{s.target}" is not a declared label', "declare it, or correct the gold row") for s in strangers))
+
+    def read(score: Score) -> int:
+        if score.value == 1:
+            return index[score.target]
+        if score.parsed is None:
+            return -1
+        found = index.get(score.parsed, folded.get(score.parsed.casefold(), -1))
+        return -1 if found == index[score.target] else found
+
+    target = np.array([index[score.target] for score in scores], dtype=np.intp)
+    return Confusion(tuple(labels), target, np.array([read(score) for score in scores], dtype=np.intp))
+
+
+def declared_labels(*reports: EvalReport) -> tuple[str, ...]:
+    """The labels the reports give per-class figures for (`f1.<label>`); without any, the targets that occur."""
+    named = {split_name(name)[1] for report in reports for name in report.metrics if split_name(name)[0] == "f1"} - {""}
+    return tuple(sorted(named or {score.target for report in reports for score in report.scores}))
+
+
+def split_name(metric: str) -> tuple[str, str]:
+    """`label.f1.billing` to ("f1", "billing"); `label.macro_f1` to ("macro_f1", ""); what is not known here to (last part, "")."""
+    parts = metric.split(".")
+    for position, part in enumerate(parts):
+        if part in CONFUSION or part in RATIOS:
+            return part, ".".join(parts[position + 1 :])
+    return parts[-1], ""
+
+
+def statistic(report: EvalReport, metric: str, *, labels: Sequence[str] | None = None) -> Statistic:
+    """The reported metric as a statistic of its rows.
+
+    Raises InputError where the report lacks the metric, has no rows, or where the rows do not give the reported value (1e-6):
+    then the metric is not what its name says, and a test on the rows would be about something else (MISSION R-3)."""
+    if metric not in report.metrics:
+        raise InputError(Problem(metric, f"{report.system} did not measure it", "measured: " + ", ".join(sorted(report.metrics))))
+    if not report.scores:
+        raise InputError(Problem(metric, f"the report of {report.system} holds no rows", "keep the scores: without rows nothing can be paired"))
+    of = _of_rows(report, metric, labels)
+    found, said = float(of(np.ones((1, len(report.scores)), np.float32))[0]), report.metrics[metric].value
+    if not abs(found - said) <= 1e-6 * max(1.0, abs(said)):
+        why = f"{report.system} reports {said:.6g} and its rows give {found:.6g}"
+        raise InputError(Problem(metric, why, "a metric that is no function of its rows cannot be paired"))
+    return of
+
+
+def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> Statistic:
+    name, label = split_name(metric)
+    if name in CONFUSION and (name != "f1" or label):
+        table = confusion(report.scores, labels or declared_labels(report))
+        if name == "f1":
+            if label not in table.labels:
+                raise InputError(Problem(metric, f'"{label}" is not a declared label', "declared: " + ", ".join(table.labels)))
+            per_label, column = table.f1(), table.labels.index(label)
+            return lambda weights: np.asarray(per_label(weights)[:, column])
+        return {"macro_f1": table.macro_f1, "micro_f1": table.micro_f1, "parse_rate": table.parse_rate}[name]()
+    if name in RATIOS and all({RATIOS[name], "tokens"} <= score.detail.keys() for score in report.scores):
+        share = ratio(_detail(report, RATIOS[name]), _detail(report, "tokens"))
+        return share if name != "perplexity" else (lambda weights: np.asarray(np.exp(share(weights))))
+    return mean(row_values(report, metric))
+
+
+def row_values(report: EvalReport, metric: str) -> NDArray[np.float64]:
+    """The per-row values (n,) a mean metric is the mean of."""
+    name = split_name(metric)[0]
+    if all(name in score.detail for score in report.scores):
+        return _detail(report, name)
+    return np.array([score.value for score in report.scores], dtype=np.float64)
+
+
+def is_row_mean(metric: str) -> bool:
+    """Whether the metric is a plain mean over rows (accuracy, exact, a rate), not a set metric such as macro-F1."""
+    name, label = split_name(metric)
+    return not (name in RATIOS or (name in CONFUSION and (name != "f1" or bool(label))))
+
+
+def _detail(report: EvalReport, key: str) -> NDArray[Any]:
+    return np.array([score.detail[key] for score in report.scores], dtype=np.float64)

@@ -1,0 +1,160 @@
+"""Running a recipe: one stage after the other, each skipped when nothing it depends on has changed, each result stored under its hash."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from planish import __version__
+from planish.errors import PlanishError, Problem, RunFailed
+from planish.events import STAGES, EventType, ReasonCode
+from planish.progress import Progress, Silent
+from planish.recipe import Recipe
+from planish.rows import content_hash
+from planish.stages._context import Context, Inputs, read_json
+from planish.store import Store
+
+VERSION = __version__
+"""Part of every cache key: a new release makes its results anew."""
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What became of one stage. `reason` says why it was skipped or failed."""
+
+    stage: str
+    status: Literal["done", "unchanged", "skipped", "failed"]
+    folder: Path | None
+    reason: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of a run. `exit_code` is 0, or 3 where a gate said no."""
+
+    run_id: str
+    exit_code: int
+    stages: dict[str, StageOutcome]
+
+
+def run(
+    recipe: Recipe, *, workspace: Path = Path(".planish"), until: str = STAGES[-1], unproven: bool = False, progress: Progress | None = None, parent: str | None = None
+) -> RunOutcome:
+    """Run the recipe up to and including the stage `until`.
+
+    Behind a gate that said no, later stages are skipped, unless `unproven`: then they run on the tuned candidate and everything they make is marked UNPROVEN.
+    The exit code is 3 either way. Raises InputError before anything ran, RunFailed when a stage failed; what was finished is kept and not made again.
+    """
+    progress = progress or Silent()
+    store = Store(workspace)
+    with store.held():
+        store.objects.sweep()
+        run_id = store.start_run(_name(recipe), recipe.model_dump(mode="json"), recipe.fingerprint, VERSION, parent or recipe.parent)
+        store.event(run_id, EventType.RUN_STARTED, "run", {"recipe": recipe.fingerprint, "version": VERSION, "unproven": unproven})
+        try:
+            outcome = _stages(recipe, store, run_id, until, unproven, progress)
+        except BaseException as failure:
+            _record_failure(store, run_id, failure)
+            raise
+        finally:
+            store.close()
+    return outcome
+
+
+def _stages(recipe: Recipe, store: Store, run_id: str, until: str, unproven: bool, progress: Progress) -> RunOutcome:
+    outcomes: dict[str, StageOutcome] = {}
+    refused = False
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        if not _asked(recipe, stage):
+            outcomes[stage] = _skip(store, run_id, stage, ReasonCode.NOT_ASKED)
+        elif refused and not unproven:
+            outcomes[stage] = _skip(store, run_id, stage, ReasonCode.GATE)
+            progress.say(f"{stage}: skipped: gate")
+        else:
+            inputs = {name: done.folder for name, done in outcomes.items() if done.folder is not None}
+            outcomes[stage] = _stage(Context(recipe, store, run_id, stage, Path(), progress, refused), inputs)
+        if stage == "gate" and (folder := outcomes[stage].folder) is not None:
+            refused = read_json(folder / "verdict.json")["decision"] != "ship"
+        if stage == "compress" and (folder := outcomes[stage].folder) is not None:
+            refused = refused or not read_json(folder / "compress_report.json")["passed"]
+    exit_code = 3 if refused else 0
+    store.end_run(run_id, "refused" if refused else "succeeded", exit_code)
+    store.event(run_id, EventType.RUN_REFUSED if refused else EventType.RUN_SUCCEEDED, "run", {"exit_code": exit_code})
+    return RunOutcome(run_id, exit_code, outcomes)
+
+
+def _stage(context: Context, inputs: Inputs) -> StageOutcome:
+    """One stage: taken from the store when its key is there, run otherwise."""
+    store, run_id, stage, progress = context.store, context.run_id, context.stage, context.progress
+    module: Any = importlib.import_module(f"planish.stages.{stage}")
+    needed = {name: inputs[name] for name in module.NEEDS if name in inputs}
+    parents = tuple(folder.name for folder in needed.values())
+    # only what later stages make of a refused candidate bears the mark, so only there is it part of the key
+    marked = context.unproven and STAGES.index(stage) > STAGES.index("gate")
+    key = content_hash({"stage": stage, "version": VERSION, "options": module.options(context.recipe), "inputs": parents, "unproven": marked})
+    known = store.made(key)
+    if known is not None and getattr(module, "still_true", lambda *_: True)(context, store.path(known)):
+        store.record_stage(run_id, stage, "unchanged", known, ReasonCode.UNCHANGED, 0.0)
+        store.event(run_id, EventType.STAGE_SKIPPED, stage, {"artifact": known}, reason_code=ReasonCode.UNCHANGED)
+        progress.say(f"{stage}: unchanged, nothing to do")
+        return StageOutcome(stage, "unchanged", store.path(known), ReasonCode.UNCHANGED, 0.0)
+    progress.say(f"{stage} …")
+    store.event(run_id, EventType.STAGE_STARTED, stage, {"key": key, "inputs": list(parents)})
+    began = time.perf_counter()
+    within = Context(context.recipe, store, run_id, stage, store.work(key), progress, context.unproven)
+    artifact = store.make(key, stage, stage, lambda folder: module.run(within, needed, folder), parents)
+    seconds = time.perf_counter() - began
+    store.record_stage(run_id, stage, "done", artifact, None, seconds)
+    store.event(run_id, EventType.STAGE_FINISHED, stage, {"artifact": artifact, "seconds": round(seconds, 3)})
+    progress.say(f"{stage}: done in {seconds:.1f} s")
+    return StageOutcome(stage, "done", store.path(artifact), None, seconds)
+
+
+def _asked(recipe: Recipe, stage: str) -> bool:
+    """Whether the recipe has anything for a stage to do."""
+    optional: dict[str, Any] = {"train": recipe.train, "compress": recipe.compress, "serve": recipe.serve, "observe": recipe.observe, "feedback": recipe.feedback}
+    if stage in ("evaluate", "gate"):
+        return bool(recipe.train)
+    return stage not in optional or bool(optional[stage])
+
+
+def _skip(store: Store, run_id: str, stage: str, reason: ReasonCode) -> StageOutcome:
+    store.record_stage(run_id, stage, "skipped", None, reason, 0.0)
+    store.event(run_id, EventType.STAGE_SKIPPED, stage, reason_code=reason)
+    return StageOutcome(stage, "skipped", None, reason, 0.0)
+
+
+def _record_failure(store: Store, run_id: str, failure: BaseException) -> None:
+    """The run's last event says why, whatever it was; recording must not hide the failure itself."""
+    code, status = ReasonCode.STAGE_FAILED, "failed"
+    if isinstance(failure, KeyboardInterrupt):
+        code, status = ReasonCode.INTERRUPTED, "interrupted"
+    elif isinstance(failure, RunFailed) and failure.reason_code in set(ReasonCode):
+        code = ReasonCode(failure.reason_code)
+    elif isinstance(failure, PlanishError) and failure.exit_code == 2:
+        code = ReasonCode.INPUT_WRONG
+    exit_code = failure.exit_code if isinstance(failure, PlanishError) else 130 if status == "interrupted" else 1
+    store.end_run(run_id, status, exit_code)
+    type = EventType.RUN_INTERRUPTED if status == "interrupted" else EventType.RUN_FAILED
+    store.event(run_id, type, "run", {"error": str(failure)[:4000], "kind": type_name(failure)}, severity="error", reason_code=code)
+
+
+def type_name(failure: BaseException) -> str:
+    """The class of an error, for events."""
+    return type(failure).__name__
+
+
+def _name(recipe: Recipe) -> str:
+    return recipe.source.stem if recipe.source is not None else recipe.model
+
+
+def as_run_failure(failure: OSError) -> RunFailed | None:
+    """A full disk as an error with a fix; None for other operating-system errors."""
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunFailed(Problem(str(failure.filename or "disk"), "no space is left on the disk", "free some space and give the same command again"), reason_code="disk_full")
+    return None

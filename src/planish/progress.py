@@ -1,0 +1,67 @@
+"""How work in progress is shown: a bar with time left, or nothing. Stages speak to this protocol and never to a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """What a stage may show."""
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+
+    def bar(self, label: str, total: int) -> _Bar:
+        """A bar over `total` units while the context lasts; the context gives the function that advances it."""
+
+
+class _Bar(Protocol):
+    def __enter__(self) -> Advance: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Silent:
+    """Shows nothing: for scripts and tests."""
+
+    def say(self, text: str) -> None:
+        """Drop the line."""
+
+    @contextmanager
+    def _nothing(self) -> Iterator[Advance]:
+        yield lambda _: None
+
+    def bar(self, label: str, total: int) -> _Bar:
+        """A bar that is not drawn."""
+        return self._nothing()
+
+
+class Terminal:
+    """Bars and lines on standard error, so that standard output stays for results."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False, markup=False)
+
+    @contextmanager
+    def _drawn(self, label: str, total: int) -> Iterator[Advance]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = [TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+        with Bars(*columns, console=self.console, transient=not self.console.is_terminal) as bars:
+            task = bars.add_task(label, total=total)
+            yield lambda count: bars.advance(task, count)
+
+    def bar(self, label: str, total: int) -> _Bar:
+        """A bar with units done, time spent and time left."""
+        return self._drawn(label, total)

