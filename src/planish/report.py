@@ -119,7 +119,7 @@ def package_lines(found: Findings) -> list[str]:
     lines = []
     for entry in package["files"]:
         kept = entry["figures"]["quality_retained"]
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(entry["tensors"].items(), key=lambda item: -item[1]))
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(entry["tensor_types"].items(), key=lambda item: -item[1]))
         lines.append(
             f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB of {entry['source_bytes'] / 1e6:.1f} MB, {entry['bits_per_weight']:.2f} bits per weight; "
             f"quality retained {kept['value']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}] on {kept['n']} gold rows ({entry['metric']}), "

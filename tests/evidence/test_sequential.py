@@ -62,7 +62,7 @@ def test_every_row_is_used_at_most_once_and_the_last_decides_without_error(rows,
 
 
 def test_the_mean_wealth_under_the_null_is_at_most_one():
-    """Rows without replacement whose mean is exactly the bar: the expected wealth after 30 of 60 rows is 1; 4,000 runs, mean below 1 plus 4 standard errors."""
+    """Rows without replacement whose mean is exactly the bar: the expected wealth after 10 of 60 rows is 1; 2,000 runs, within 4 standard errors."""
     rng = np.random.default_rng(3)
     wealth = []
     for _ in range(2000):

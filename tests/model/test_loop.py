@@ -88,10 +88,10 @@ def test_t6_worked_number(tiny: Path) -> None:
 
 
 def test_t6_accumulation_changes_nothing(tiny: Path) -> None:
-    """One micro-batch of everything against one row each: the same gradient, 1e-6 relative."""
+    """One micro-batch of everything against one row each: the same gradient, 1e-9 relative in fp64."""
     grads = []
     for micro_tokens in (10_000, 1):
-        model = lora.attach(load(tiny, "fp32"))
+        model = lora.attach(load(tiny, "fp32")).double()
         torch.manual_seed(1)
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -102,7 +102,7 @@ def test_t6_accumulation_changes_nothing(tiny: Path) -> None:
         optimizer.step = lambda model=model, kept=kept: kept.extend(p.grad.clone() for p in checkpoint.trainable(model).values())  # type: ignore[method-assign]
         loop._one_step(model, examples(), sft.loss, made, optimizer, 0.0, "cpu")
         grads.append(torch.cat([g.flatten() for g in kept]))
-    assert (grads[0] - grads[1]).norm() <= 1e-6 * grads[0].norm()
+    assert (grads[0] - grads[1]).norm() <= 1e-9 * grads[0].norm()
 
 
 def test_t1_worked_number(tiny: Path, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_t1_worked_number(tiny: Path, tmp_path: Path) -> None:
     start = {name: p.clone() for name, p in checkpoint.trainable(model).items()}
     seen: list[loop.Step] = []
     rows = examples(8)
-    loop.train(model, rows, sft.loss, plan(8, epochs=None, max_steps=60, learning_rate=2e-2), tmp_path, meaning={}, on_step=seen.append)
+    loop.train(model, rows, sft.loss, plan(8, epochs=None, max_steps=60, learning_rate=3e-2, schedule="constant"), tmp_path, meaning={}, on_step=seen.append)
     assert seen[-1].loss < 0.05 < seen[0].loss
     assert all(not torch.equal(p, start[name]) for name, p in checkpoint.trainable(model).items())
     assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if not p.requires_grad)

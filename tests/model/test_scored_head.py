@@ -25,9 +25,9 @@ def test_equals_full_logits(frozen: bool, chunk: int) -> None:
     hidden.grad = weight.grad = None
     full = -F.cross_entropy(hidden @ weight.t(), target, reduction="none")
     (full * scale).sum().backward()
-    assert torch.allclose(ours.double(), full, atol=1e-6)
+    assert torch.allclose(ours.double(), full, atol=1e-12)
     for got, wanted in zip(mine, [hidden.grad] + ([] if frozen else [weight.grad]), strict=True):
-        assert (got - wanted).norm() <= 1e-6 * wanted.norm()
+        assert (got - wanted).norm() <= 1e-12 * wanted.norm()
 
 
 def test_t2_worked_number() -> None:

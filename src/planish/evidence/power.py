@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -42,6 +43,7 @@ def mcnemar_power(n: int, drop: float, *, flip: float = FLIP, alpha: float = 0.0
     return float(np.sum(binom.pmf(m, n, differing) * np.where(m > 0, binom.sf(critical, m, (flip + drop) / differing), 0.0)))
 
 
+@lru_cache(maxsize=256)
 def minimum_detectable_drop(n: int, *, flip: float = FLIP, alpha: float = 0.05, power: float = 0.8) -> float | None:
     """The smallest drop (share, 0..1) that one-sided exact McNemar on n rows finds with `power`; None when no drop is found that often."""
     low, high = 0.0, 1.0 - 2 * flip

@@ -129,6 +129,7 @@ def train(
 
     Raises RunFailed loss_not_finite after three steps in a row whose loss or gradient is not finite; such a step changes no weight.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     meaning = meaning | {"plan": asdict(plan)}
     optimizer = optimizer_for(model, plan)
     torch.manual_seed(plan.seed)

@@ -24,7 +24,7 @@ class Scored:
 
     def sums(self) -> Tensor:
         """Weighted log-probability of each sequence: (S,)."""
-        return torch.zeros(self.sequences, device=self.log_prob.device).index_add(0, self.sequence, self.log_prob * self.weight)
+        return torch.zeros(self.sequences, device=self.log_prob.device, dtype=self.log_prob.dtype).index_add(0, self.sequence, self.log_prob * self.weight)
 
 
 def base_of(model: nn.Module) -> Any:

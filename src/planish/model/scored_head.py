@@ -17,7 +17,7 @@ CHUNK = 512
 
 
 def log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Log-probability of each target. hidden (R, H), weight (V, H), target (R,) -> (R,) fp32. Exact for any weight; differentiable in hidden and weight."""
+    """Log-probability of each target. hidden (R, H), weight (V, H), target (R,) -> (R,) in fp32 or wider. Exact for any weight; differentiable in hidden and weight."""
     if hidden.requires_grad and not weight.requires_grad:
         result: Tensor = _FrozenHead.apply(hidden, weight, target, chunk)
         return result
@@ -36,8 +36,13 @@ def _chunks(hidden: Tensor, target: Tensor, chunk: int) -> zip[tuple[Tensor, Ten
 
 
 def _plain(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    logits = (hidden @ weight.t().to(hidden.dtype)).float()
+    logits = (hidden @ weight.t().to(hidden.dtype)).to(_wide(hidden))
     return logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def _wide(hidden: Tensor) -> torch.dtype:
+    """Sums over the vocabulary are made in fp32 at least."""
+    return torch.promote_types(hidden.dtype, torch.float32)
 
 
 class _FrozenHead(torch.autograd.Function):
@@ -46,16 +51,16 @@ class _FrozenHead(torch.autograd.Function):
         with torch.no_grad():
             weight = weight.to(hidden.dtype)
             gradient = torch.empty_like(hidden)
-            result = torch.empty(hidden.size(0), dtype=torch.float32, device=hidden.device)
+            result = torch.empty(hidden.size(0), dtype=_wide(hidden), device=hidden.device)
             for start in range(0, hidden.size(0), chunk):
                 rows = slice(start, start + chunk)
-                logits = (hidden[rows] @ weight.t()).float()
+                logits = (hidden[rows] @ weight.t()).to(result.dtype)
                 at = target[rows, None]
                 chosen = logits.gather(1, at)[:, 0]
                 top = logits.amax(1, keepdim=True)
                 total = logits.sub_(top).exp_().sum(1, keepdim=True)
                 result[rows] = chosen - top[:, 0] - total[:, 0].log()
-                mean = logits.div_(total).scatter_add_(1, at, -torch.ones_like(at, dtype=torch.float32))  # p - onehot
+                mean = logits.div_(total).scatter_add_(1, at, -torch.ones_like(at, dtype=result.dtype))  # p - onehot
                 torch.mm(mean.to(hidden.dtype), weight, out=gradient[rows])
         ctx.save_for_backward(gradient)
         return result

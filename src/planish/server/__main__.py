@@ -42,7 +42,7 @@ def main(folder: Path) -> int:
         unproven=config["unproven"],
         template_hash=chat.template_hash,
         package_hash=package.name,
-        gold_hash=dataset.read(Path(config["dataset"])).gold.sha256,
+        gold_hash=dataset.read(Path(config["dataset"])).manifest.gold_sha256,
     )
     log = JsonlRequestLog(deployment.log, Redactor() if config["redact"] else None)
     app = create_app(served, log=log, keys=KeyRing.load(folder / "keys.json"), slots=slots, queue=config["queue"])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planish import shelf
-from planish.data.dataset import Dataset
 from planish.recipe import Use
 from planish.scores import EvalReport, Metric
+from planish.stages._gold import Gold
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,17 @@ class Judged:
     primary: str
 
 
-def judge(system: str, answers: Sequence[str | None], data: Dataset, scorers: Sequence[Use], seconds: float) -> Judged:
+def judge(system: str, answers: Sequence[str | None], gold: Gold, scorers: Sequence[Use], seconds: float) -> Judged:
     """Score every answer with every scorer; metrics are named `<scorer>.<metric>`. The first scorer's rows are the report's rows."""
     metrics: dict[str, Metric] = {}
     rows, primary = None, ""
     for use in scorers:
         module = shelf.find("scorers", use.name).load()
         score = shelf.call("scorers", use.name, "score", use.options)
-        scores = [score(sample, answer) for sample, answer in zip(data.gold.samples, answers, strict=True)]
-        for name, metric in module.metrics(scores, data.gold.labels, groups=data.gold_groups).items():
+        scores = [score(sample, answer) for sample, answer in zip(gold.samples, answers, strict=True)]
+        for name, metric in module.metrics(scores, gold.labels, groups=gold.groups).items():
             metrics[f"{use.name}.{name}"] = metric.model_copy(update={"name": f"{use.name}.{name}"})
         if rows is None:
             rows, primary = scores, f"{use.name}.{module.PRIMARY}"
-    report = EvalReport(system=system, gold=data.gold.sha256, metrics=metrics, scores=rows or [], seconds=seconds)
+    report = EvalReport(system=system, gold=gold.sha256, metrics=metrics, scores=rows or [], seconds=seconds)
     return Judged(report, primary)

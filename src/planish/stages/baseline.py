@@ -17,6 +17,7 @@ from planish.recipe import Recipe, Use
 from planish.rows import LabelRow
 from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, write_json, write_report
+from planish.stages._gold import Gold, read_gold
 from planish.stages._scoring import Judged, judge
 
 NEEDS = ("prepare",)
@@ -34,13 +35,14 @@ def options(recipe: Recipe) -> dict[str, Any]:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`reports/<solver>.json` for each, `general.json` for the base, `classifier/` where one was fitted."""
     recipe = context.recipe
-    data = dataset.read(inputs["prepare"])
+    gold, data = read_gold(inputs["prepare"]), dataset.read(inputs["prepare"])
+    train = [row for row in data.rows("train") if isinstance(row, LabelRow)]
     model = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     engine = transformers.start(model)
     asker = Asker(engine, engine.chat, engine.model.config.max_position_embeddings)
     with context.progress.bar("baselines", len(recipe.baseline)) as advance:
         for use in recipe.baseline:
-            report = _solve(use, context, data, asker, folder)
+            report = _solve(use, context, gold, train, asker, folder)
             write_report(folder, report)
             figures = {name: round(metric.value, 4) for name, metric in report.metrics.items()}
             context.event(EventType.BASELINE_SCORED, {"solver": use.name, "metrics": figures, "seconds": round(report.seconds, 2)})
@@ -54,11 +56,10 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     engine.close()
 
 
-def _solve(use: Use, context: Context, data: dataset.Dataset, asker: Asker, folder: Path) -> EvalReport:
+def _solve(use: Use, context: Context, gold: Gold, train: list[LabelRow], asker: Asker, folder: Path) -> EvalReport:
     """One solver's report. One that draws its examples is asked once per seed; the report is the median seed's and names them all."""
     module = shelf.find("solvers", use.name).load()
     solve = shelf.call("solvers", use.name, "solve", use.options)
-    train = [row for row in data.train if isinstance(row, LabelRow)]
     first = int(use.options.get("seed", 0))
     judged: list[Judged] = []
     for seed in range(first, first + getattr(module, "SEEDS", 1)):
@@ -66,8 +67,8 @@ def _solve(use: Use, context: Context, data: dataset.Dataset, asker: Asker, fold
         more: dict[str, Any] = {"seed": seed} if hasattr(module, "SEEDS") else {}
         if hasattr(module, "KEEPS"):
             more["keep"] = folder / use.name
-        answers = solve(data.gold.samples, data.gold_texts, train, data.task, asker, **more)
-        judged.append(judge(use.name, answers, data, context.recipe.evaluate.scorers, time.perf_counter() - began))
+        answers = solve(gold.samples, gold.texts, train, gold.task, asker, **more)
+        judged.append(judge(use.name, answers, gold, context.recipe.evaluate.scorers, time.perf_counter() - began))
     primary = judged[0].primary
     judged.sort(key=lambda one: one.report.metrics[primary].value)
     middle = judged[len(judged) // 2].report

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planish.data import dataset, general
+from planish.data import general
 from planish.engines.transformers import TransformersEngine
 from planish.events import EventType
 from planish.model import bundled
@@ -17,6 +17,7 @@ from planish.model.general import evaluate
 from planish.model.trained import open_trained
 from planish.recipe import Recipe
 from planish.stages._context import Context, Inputs, write_json, write_report
+from planish.stages._gold import read_gold
 from planish.stages._scoring import judge
 
 NEEDS = ("prepare", "train")
@@ -38,7 +39,7 @@ def candidate_name(recipe: Recipe) -> str:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`reports/<candidate>.json` and `general.json`."""
     recipe = context.recipe
-    data = dataset.read(inputs["prepare"])
+    gold = read_gold(inputs["prepare"])
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     precision = number_format.choose(recipe.train[-1].precision)
     model: Any = open_trained(base, inputs["train"], precision)
@@ -46,12 +47,12 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     asker = Asker(TransformersEngine(model, chat, precision), chat, model.config.max_position_embeddings)
     began = time.perf_counter()
     answers: list[str | None] = []
-    with context.progress.bar("gold set, tuned", len(data.gold.samples)) as advance:
-        for start in range(0, len(data.gold.samples), CHUNK):
-            part = data.gold.samples[start : start + CHUNK]
-            answers += asker.choose([sample.messages for sample in part], data.gold.labels)
+    with context.progress.bar("gold set, tuned", len(gold.samples)) as advance:
+        for start in range(0, len(gold.samples), CHUNK):
+            part = gold.samples[start : start + CHUNK]
+            answers += asker.choose([sample.messages for sample in part], gold.labels)
             advance(len(part))
-    report = judge(candidate_name(recipe), answers, data, recipe.evaluate.scorers, time.perf_counter() - began).report
+    report = judge(candidate_name(recipe), answers, gold, recipe.evaluate.scorers, time.perf_counter() - began).report
     write_report(folder, report)
     context.event(EventType.EVAL_SCORED, {name: round(metric.value, 4) for name, metric in report.metrics.items()})
     rows = general.rows(list(recipe.evaluate.general))

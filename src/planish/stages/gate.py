@@ -7,13 +7,13 @@ from typing import Any
 
 from planish import shelf
 from planish.evidence import rules
-from planish.data import dataset
 from planish.events import EventType, ReasonCode
 from planish.evidence import verdict
 from planish.evidence.facts import ReportFacts
 from planish.recipe import Recipe
 from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
+from planish.stages._gold import read_gold
 from planish.stages.baseline import COST_ORDER
 from planish.stages.evaluate import candidate_name
 
@@ -28,11 +28,11 @@ def options(recipe: Recipe) -> dict[str, Any]:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`verdict.json`."""
     recipe = context.recipe
-    data = dataset.read(inputs["prepare"])
+    gold = read_gold(inputs["prepare"])
     baselines = list(read_reports(inputs["baseline"]).values())
     candidate = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     general = [EvalReport.model_validate(read_json(inputs[stage] / "general.json")) for stage in ("evaluate", "baseline") if (inputs[stage] / "general.json").is_file()]
-    facts = ReportFacts([candidate, *general[:1]], baselines, general[1:], groups=data.gold_groups)
+    facts = ReportFacts([candidate, *general[:1]], baselines, general[1:], groups=gold.groups)
     results = [rules.decide(rules.parse(rule), facts) for rule in recipe.gate]
     scorer = recipe.evaluate.scorers[0].name
     metric = f"{scorer}.{shelf.find('scorers', scorer).load().PRIMARY}"
@@ -43,7 +43,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         metric=metric,
         required=[solver.name for solver in recipe.baseline],
         cheapest_first=COST_ORDER,
-        groups=data.gold_groups,
+        groups=gold.groups,
     )
     write_json(folder / "verdict.json", found.model_dump(mode="json"))
     said = {"decision": found.decision, "ship": found.ship, "sentence": found.sentence}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from planish import shelf
-from planish.data import dataset
 from planish.engines import endpoint
 from planish.errors import RunFailed
 from planish.events import EventType, ReasonCode
@@ -19,6 +18,7 @@ from planish.rows import Noun
 from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
 from planish.stages._deployment import Deployment, open_deployment
+from planish.stages._gold import Gold, read_gold
 from planish.store import Store
 
 NEEDS = ("prepare", "compress", "serve")
@@ -34,7 +34,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`drift_check.json`: the first check of the new endpoint. The gateway repeats it on schedule."""
     assert context.recipe.observe is not None
     deployment = open_deployment(Path(read_json(inputs["serve"] / "deployment.json")["folder"]))
-    size = len(dataset.read(inputs["prepare"]).gold.samples)
+    size = len(read_gold(inputs["prepare"]).samples)
     with context.progress.bar("gold re-run on the endpoint", size) as advance:
         checks = [check(deployment, context.store, use.model_dump(), context.run_id, advance) for use in context.recipe.observe.detectors]
     write_json(folder / "drift_check.json", [found.model_dump(mode="json") for found in checks])
@@ -42,13 +42,13 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
 def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id: str, advance: Advance = lambda _: None) -> Noun:
     """Ask the endpoint again and record the verdict; evidence is carried from the checks before, so that many looks cost no more false alarms than one."""
-    data = dataset.read(Path(deployment.config["dataset"]))
+    gold = read_gold(Path(deployment.config["dataset"]))
     promoted = read_reports(Path(deployment.config["package"]))[deployment.config["file"]]
     before = [event for event in store.events() if event.type in (EventType.DRIFT_CHECKED, EventType.DRIFT_ALARM) and event.body["deployment"] == deployment.id]
     carried = before[-1].body["check"]["e_value"] if before and before[-1].type is EventType.DRIFT_CHECKED else 0.0
     detect = shelf.call("detectors", detector["name"], "detect", detector["options"])
-    pairs = _pairs(deployment, data, promoted, len(before), advance)
-    found: Any = detect(pairs, len(data.gold.samples), carried=carried)
+    pairs = _pairs(deployment, gold, promoted, len(before), advance)
+    found: Any = detect(pairs, len(gold.samples), carried=carried)
     pairs.close()
     alarm = found.verdict in ("drift", "endpoint")
     store.event(
@@ -64,18 +64,18 @@ def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id
     return result
 
 
-def _pairs(deployment: Deployment, data: dataset.Dataset, promoted: EvalReport, turn: int, advance: Advance) -> Iterator[Any]:
+def _pairs(deployment: Deployment, gold: Gold, promoted: EvalReport, turn: int, advance: Advance) -> Iterator[Any]:
     """(id, score at promotion, live score or None) in an order nobody has seen, one live call at a time."""
     scorer = deployment.config["scorers"][0]
     score = shelf.call("scorers", scorer["name"], "score", scorer["options"])
     known = {row.id: row.value for row in promoted.scores}
     engine = endpoint.start(deployment.url, model=deployment.config["model"], key=deployment.key)
-    order = random.Random(f"{deployment.id}-{turn}").sample(range(len(data.gold.samples)), len(data.gold.samples))
+    order = random.Random(f"{deployment.id}-{turn}").sample(range(len(gold.samples)), len(gold.samples))
     try:
         for index in order:
-            sample = data.gold.samples[index]
+            sample = gold.samples[index]
             try:
-                answer = engine.chat(sample.messages, Decoding(max_new_tokens=16), data.gold.labels or None).text
+                answer = engine.chat(sample.messages, Decoding(max_new_tokens=16), gold.labels or None).text
                 live: float | None = score(sample, answer).value
             except RunFailed:
                 live = None

@@ -51,7 +51,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     deployment = _configure(context, inputs, files[0])
     deployment.start()
     data = dataset.read(inputs["prepare"])
-    answers = _ask(deployment, data.task, [row for row in data.validation if isinstance(row, LabelRow)][:QUESTIONS])
+    answers = _ask(deployment, data.task, [row for row in data.rows("validation") if isinstance(row, LabelRow)][:QUESTIONS])
     context.store.add_deployment(deployment.id, context.run_id, inputs["compress"].name, deployment.folder, context.unproven)
     context.event(EventType.DEPLOY_STARTED, {"deployment": deployment.id, "url": deployment.url, "unproven": context.unproven})
     write_json(folder / "deployment.json", {"id": deployment.id, "folder": str(deployment.folder), "url": deployment.url, "unproven": context.unproven})

@@ -22,7 +22,7 @@ from planish.model.example import Example
 from planish.model.load import load
 from planish.model.trained import changed, save
 from planish.recipe import Recipe, TrainSection
-from planish.rows import Row
+from planish.rows import ChatRow, Message, Row
 from planish.stages._context import Context, Inputs, write_json
 
 NEEDS = ("prepare",)
@@ -43,7 +43,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     if len(recipe.train) > 1:
         raise InputError(Problem("train", f"{len(recipe.train)} entries: several training stages in one recipe are not built yet", "keep one entry"))
-    _tune(context, recipe.train[0], data.train, data.validation, data.task, base, folder, inputs["prepare"].name)
+    _tune(context, recipe.train[0], list(data.rows("train")), list(data.rows("validation")), data.task, base, folder, inputs["prepare"].name)
 
 
 def _tune(
@@ -133,6 +133,12 @@ def _tune(
     )
 
 
+def as_chat(row: Row, task: Task) -> ChatRow:
+    """A row as the conversation it is trained as: the very prompt that evaluation and serving send, and the right answer."""
+    asked = task.asked(row)
+    return ChatRow(id=row.id, origin=row.origin, messages=(*asked.messages, Message(role="assistant", content=asked.target)))
+
+
 def _encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -> tuple[list[Example], list[dict[str, str]]]:
     """Rows as the objective's examples; those it refuses are kept with their reason, never dropped in silence."""
     encode = shelf.call("objectives", section.objective.name, "encode", section.objective.options)
@@ -140,7 +146,7 @@ def _encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) 
     refused: list[dict[str, str]] = []
     for row in rows:
         try:
-            example: Example = encode(task.chat_row(row), chat)
+            example: Example = encode(as_chat(row, task), chat)
         except Refused as why:
             refused.append({"row": row.id, "code": why.code, "why": why.why})
             continue

@@ -1,0 +1,81 @@
+"""A PEFT LoRA adapter folder as weight differences: read without building a model, one matrix at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from planish.errors import InputError, Problem
+
+PAIR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
+
+
+class LoraFolder:
+    """The low-rank pairs of `adapter_model.safetensors` under their base weights' names.
+
+    Raises InputError, naming everything that cannot be merged: another adapter kind, DoRA, trained biases or modules saved whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+        absent = [Problem(str(path), "is missing", "give a PEFT adapter folder") for path in (config, weights) if not path.is_file()]
+        if absent:
+            raise InputError(*absent)
+        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        self._file = safe_open(str(weights), framework="pt")
+        self._pairs: dict[str, dict[str, str]] = {}
+        problems = self._unsupported(str(config))
+        for key in self._file.keys():  # noqa: SIM118 (not a dict)
+            match = PAIR.fullmatch(key)
+            if match is None:
+                problems.append(Problem(f"{weights}: {key}", "is not a LoRA pair", "merge this adapter with PEFT first"))
+            else:
+                self._pairs.setdefault(match[1], {})[match[2]] = key
+        problems += [Problem(f"{weights}: {module}", "has only half of its pair") for module, pair in self._pairs.items() if len(pair) < 2]
+        if problems:
+            raise InputError(*problems)
+
+    def _unsupported(self, where: str) -> list[Problem]:
+        found = []
+        if self.config.get("peft_type") != "LORA":
+            found.append(Problem(f"{where}: peft_type", f"is {self.config.get('peft_type')}", "only LORA can be merged here"))
+        for key in ("use_dora", "layer_replication", "alora_invocation_tokens"):
+            if self.config.get(key):
+                found.append(Problem(f"{where}: {key}", "changes the merge", "merge this adapter with PEFT first"))
+        return found
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the base weights that this adapter changes."""
+        return [f"{module}.weight" for module in self._pairs]
+
+    def scaling(self, module: str) -> float:
+        """alpha / r, or alpha / sqrt(r) when rank-stabilised; per-module patterns win over the common figures."""
+        rank = self._pattern("rank_pattern", module, self.config["r"])
+        alpha = self._pattern("alpha_pattern", module, self.config["lora_alpha"])
+        return float(alpha / (rank**0.5 if self.config.get("use_rslora") else rank))
+
+    def _pattern(self, key: str, module: str, default: float) -> float:
+        # PEFT's rule: a pattern matches the whole path or its tail after a dot.
+        for pattern, value in (self.config.get(key) or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return float(value)
+        return default
+
+    def add_to(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` (out, in) fp32 plus B @ A times the scaling; `weight` itself when the adapter leaves it alone."""
+        pair = self._pairs.get(name.removesuffix(".weight"))
+        if pair is None:
+            return weight
+        low, high = (self._file.get_tensor(pair[side]).float() for side in ("A", "B"))
+        delta = high @ low
+        if self.config.get("fan_in_fan_out"):
+            delta = delta.T
+        if delta.shape != weight.shape:
+            raise InputError(Problem(name, f"the adapter's matrix is {tuple(delta.shape)}, the base's {tuple(weight.shape)}", "use the base it was trained on"))
+        return weight + delta * self.scaling(name.removesuffix(".weight"))
