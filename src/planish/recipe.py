@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from planish.evidence import rules
+from planish import rules
 from planish.errors import InputError, Problem, did_you_mean
 from planish.rows import content_hash
 from planish.shelf import find, schema, shelf

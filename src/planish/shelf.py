@@ -88,7 +88,7 @@ def call(shelf_name: str, name: str, function: str, options: dict[str, Any]) -> 
     technique = find(shelf_name, name)
     bound = getattr(technique.load(), function)
     mine = {key: value for key, value in technique.options(options).items() if key in _keyword_only(technique, function)}
-    return lambda *inputs, **more: bound(*inputs, **mine, **more)
+    return lambda *inputs, **more: bound(*inputs, **{**mine, **more})
 
 
 def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import binom
+
 from planish.detectors.gold_rerun import detect
 from planish.errors import InputError
-from scipy.stats import binom
 
 
 def _stream(rng, n, drop, flip=0.03):
@@ -97,5 +98,5 @@ def test_refusals():
         detect([("a", 1.0, 1.0), ("a", 1.0, 1.0)], 5)
     with pytest.raises(InputError, match="more than the 1 rows"):
         detect([("a", 1.0, None), ("b", 1.0, 1.0)], 1)
-    with pytest.raises(InputError, match="0..1"):
+    with pytest.raises(InputError, match=r"0\.\.1"):
         detect([("a", 1.0, 1.5)], 5)

@@ -1,4 +1,5 @@
 import pytest
+
 from planish.scorers import label
 from planish.scores import EvalReport, Metric, Score
 

@@ -2,10 +2,11 @@ import time
 
 import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
+
 from planish.errors import InputError
 from planish.evidence.intervals import bootstrap, percentile, resampled, wilson
 from planish.evidence.statistic import mean
-from statsmodels.stats.proportion import proportion_confint
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_oracle
+from statsmodels.stats.multitest import multipletests
+
 from planish.errors import InputError
 from planish.evidence.intervals import resampled
 from planish.evidence.paired import compare, holm, mcnemar, score_interval
 from planish.evidence.statistic import statistic
 from planish.scores import EvalReport, Metric, Score
-from sklearn.metrics import f1_score
-from statsmodels.stats.contingency_tables import mcnemar as mcnemar_oracle
-from statsmodels.stats.multitest import multipletests
 
 
 @pytest.mark.parametrize(("b", "c", "p"), [(15, 5, 0.0414), (9, 1, 0.0215)])

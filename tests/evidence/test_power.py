@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from planish.errors import InputError
 from planish.evidence.paired import mcnemar
 from planish.evidence.power import mcnemar_power, minimum_detectable_drop, rows_needed

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from planish.errors import InputError
 from planish.evidence.retained import quality_retained
 from planish.scores import EvalReport, Metric, Score
@@ -19,7 +20,9 @@ def test_s5_example_accuracy(pair):
 def _perplexity(system, nll):
     scores = [Score(id=str(i), answer=None, parsed=None, target="", value=0.0, detail={"nll": x, "tokens": 10.0}) for i, x in enumerate(nll)]
     value = math.exp(sum(nll) / (10 * len(nll)))
-    return EvalReport(system=system, gold="t", metrics={"perplexity": Metric(name="perplexity", value=value, n=len(nll), higher_is_better=False)}, scores=scores)
+    return EvalReport(
+        system=system, gold="t", metrics={"perplexity": Metric(name="perplexity", value=value, n=len(nll), higher_is_better=False)}, scores=scores
+    )
 
 
 def test_s5_example_perplexity():

@@ -1,7 +1,8 @@
 import pytest
+
 from planish.errors import InputError
 from planish.evidence.facts import ReportFacts
-from planish.evidence.rules import decide, parse
+from planish.rules import decide, parse
 from planish.scores import Comparison
 
 
@@ -29,7 +30,13 @@ class Known:
     ("text", "metric", "operator", "reference", "offset"),
     [
         ("label.macro_f1 > best_baseline.label.macro_f1", "label.macro_f1", ">", "best_baseline.label.macro_f1", 0.0),
-        ("general.next_token_accuracy >= base.general.next_token_accuracy - 0.03", "general.next_token_accuracy", ">=", "base.general.next_token_accuracy", -0.03),
+        (
+            "general.next_token_accuracy >= base.general.next_token_accuracy - 0.03",
+            "general.next_token_accuracy",
+            ">=",
+            "base.general.next_token_accuracy",
+            -0.03,
+        ),
         ("label.accuracy>best_baseline.label.accuracy+.02", "label.accuracy", ">", "best_baseline.label.accuracy", 0.02),
         ("quality_retained >= 0.97", "quality_retained", ">=", None, 0.97),
         ("latency_ms < 1e2", "latency_ms", "<", None, 100.0),
@@ -97,7 +104,8 @@ def test_two_metrics_compare_by_the_paired_interval(text, interval, outcome, fig
 
 
 @pytest.mark.parametrize(
-    ("text", "outcome"), [("x.a >= 0.85", "pass"), ("x.a >= 0.9", "undecided"), ("x.a > 0.96", "fail"), ("x.a <= 0.95", "pass"), ("x.a < 0.8", "fail"), ("x.a < 0.9", "undecided")]
+    ("text", "outcome"),
+    [("x.a >= 0.85", "pass"), ("x.a >= 0.9", "undecided"), ("x.a > 0.96", "fail"), ("x.a <= 0.95", "pass"), ("x.a < 0.8", "fail"), ("x.a < 0.9", "undecided")],
 )
 def test_a_constant_compares_by_the_one_sided_bound(text, outcome, figure):
     assert decide(parse(text), Known({"x.a": figure("a", 0.91, 0.86, 0.94)})).outcome == outcome
@@ -151,5 +159,5 @@ def test_rules_import_without_scipy_or_numpy():
     import subprocess
     import sys
 
-    code = "import sys, planish.evidence.rules; sys.exit(any(name in sys.modules for name in ('scipy', 'numpy', 'torch')))"
+    code = "import sys, planish.rules; sys.exit(any(name in sys.modules for name in ('scipy', 'numpy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

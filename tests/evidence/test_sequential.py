@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
+
 from planish.errors import InputError
 from planish.evidence.sequential import EProcess, SequentialGate, win_tie_loss
-from scipy.stats import binom
 
 
 def _runs(truth, runs, *, bar=0.9, total=500, seed=0):
@@ -33,7 +34,8 @@ def test_rows_used_e5_examples(truth, rows):
 
 @pytest.mark.parametrize("truth", [0.898, 0.90])
 def test_error_stays_at_alpha_right_beside_the_bar(truth):
-    """E5 Proof: 1,000 simulations at the hardest truths (one row short, and just reached): wrong decisions at most alpha .05, by a one-sided binomial bound of .001."""
+    """E5 Proof: 1,000 simulations at the hardest truths (one row short, and just reached).
+    Wrong decisions at most alpha .05, by a one-sided binomial bound of .001."""
     _, passed = _runs(truth, 1000)
     wrong = passed if truth < 0.9 else 1000 - passed
     assert wrong <= binom.isf(0.001, 1000, 0.05)

@@ -1,4 +1,5 @@
 import pytest
+
 from planish.errors import InputError
 from planish.evidence.slices import by_slice, confusions, losses
 from planish.rows import Message, Sample

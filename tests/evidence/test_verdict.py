@@ -1,4 +1,5 @@
 import pytest
+
 from planish.errors import InputError
 from planish.evidence.power import rows_needed
 from planish.evidence.verdict import decide

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
 from planish.errors import InputError
 from planish.evidence.paired import compare
 from planish.rows import Message, Sample
 from planish.scorers.label import confusion, metrics, score
 from planish.scores import EvalReport
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 LABELS = ("billing", "card arrival", "other")
 

@@ -2,13 +2,15 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from planish.data.task import classification
 from planish.errors import InputError
 from planish.rows import LabelRow, Message, Origin, Sample
 from planish.scorers import label
 from planish.solvers import classifier, majority
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 
 
 def _row(position, text, name, group=None):
@@ -28,7 +30,7 @@ def test_b1_example():
     """B1 Ex: 900/90/10 -> accuracy 900/1000 = .900; F1 of the majority 2 x .9 / 1.9 = .947, the others 0: macro .947/3 = .316."""
     train = _train({"a": 900, "b": 90, "c": 10})
     samples = [_sample(i, row.label) for i, row in enumerate(train)]
-    answers = majority.solve(samples, [row.text for row in train], train, ("a", "b", "c"), None)
+    answers = majority.solve(samples, [row.text for row in train], train, classification(("a", "b", "c")), None)
     found = label.metrics([label.score(sample, answer) for sample, answer in zip(samples, answers, strict=True)], ("a", "b", "c"), resamples=100)
     assert found["accuracy"].value == pytest.approx(0.900)
     assert round(found["macro_f1"].value, 3) == 0.316
@@ -40,9 +42,9 @@ def test_b1_example():
 
 def test_majority_tie_takes_the_first_in_sorted_order_and_no_rows_are_refused():
     samples = [_sample(0, "b")]
-    assert majority.solve(samples, ["x"], _train({"b": 2, "a": 2}), ("a", "b"), None) == ["a"]
+    assert majority.solve(samples, ["x"], _train({"b": 2, "a": 2}), classification(("a", "b")), None) == ["a"]
     with pytest.raises(InputError, match="no labelled training rows"):
-        majority.solve(samples, ["x"], [], ("a", "b"), None)
+        majority.solve(samples, ["x"], [], classification(("a", "b")), None)
 
 
 @pytest.fixture
@@ -108,9 +110,9 @@ def test_refusals(bag, tmp_path):
         classifier.fit(rows, ("card",), c=0.0, folds=1)
     assert [problem.where for problem in refused.value.problems] == ["t0", "t1", "classifier", "c", "folds"]
     with pytest.raises(InputError, match="fewer than two classes"):
-        classifier.solve([_sample(0, "billing")], ["x"], rows, ("billing",), None)
+        classifier.solve([_sample(0, "billing")], ["x"], rows, classification(("billing", "other")), None)
     with pytest.raises(InputError, match="1 texts for 2 samples"):
-        classifier.solve([_sample(0, "a"), _sample(1, "a")], ["x"], rows, ("billing",), None)
+        classifier.solve([_sample(0, "a"), _sample(1, "a")], ["x"], rows, classification(("billing", "other")), None)
     with pytest.raises(InputError, match="no saved classifier"):
         classifier.load(tmp_path / "nowhere")
 

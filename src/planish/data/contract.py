@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from planish.data.finding import Finding
 from planish.data.formats import FORMATS, Fault, Format, detect, holds, read_records
 from planish.errors import InputError, Problem, did_you_mean
@@ -107,11 +109,17 @@ def read_rows(path: Path, *, shape: str | None = None, labels: Sequence[str] | N
 def row_from(
     value: dict[str, Any], *, origin: Origin, shape: str | None = None, labels: Sequence[str] | None = None, group_by: str | None = None, id: str | None = None
 ) -> Row:
-    """One record as a row. Its id is `id`, its own `id` column, or the first 16 hex digits of the hash of its trained fields. Raises Refused."""
+    """One record as a row. Its id is `id`, its own `id` column, or the first 16 hex digits of the hash of its trained fields. Raises Refused.
+
+    A record of a data set's own rows.jsonl becomes the row it was: columns, origin and group.
+    """
+    stored = _stored(value)
+    if stored is not None:
+        value, origin = stored.columns, stored.origin
     known = _format(value, shape)
     content = known.convert(value)
     fields = _FIELDS[known.shape](content, labels)
-    group = _group(value, group_by)
+    group = stored.group if stored is not None and value.get(group_by or "") is None else _group(value, group_by)
     own = id or _own_id(value) or content_hash({"shape": known.shape, **fields})[:16]
     # Every column the shape does not train on is kept, the group's included; only `id` has a place of its own.
     extra = {key: item for key, item in content.items() if key not in known.keys and (key != "id" or item is None or own != str(item))}
@@ -125,6 +133,27 @@ def row_from(
 def rejected_row(row: Row, finding: Finding, raw: str) -> RejectedRow:
     """An accepted row that a check set aside."""
     return RejectedRow(file=row.origin.file, line=row.origin.line, row_id=row.id, code=finding.code, why=finding.why, fix=finding.fix, raw=raw)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A row as `planish.data.dataset` wrote it, with its columns as they stood in the file it came from."""
+
+    columns: dict[str, Any]
+    origin: Origin
+    group: str | None
+
+
+def _stored(value: dict[str, Any]) -> _Stored | None:
+    """The record as a stored row, or None when it is none. Rows without a group keep none: a correction belongs to no group of the first file."""
+    if not {"id", "shape", "origin", "group", "extra"} <= set(value) or not isinstance(value["extra"], dict):
+        return None
+    try:
+        origin = Origin.model_validate(value["origin"])
+    except ValidationError:
+        return None
+    own = {key: item for key, item in value.items() if key not in ("shape", "origin", "group", "extra")}
+    return _Stored(value["extra"] | own, origin, value["group"] if isinstance(value["group"], str) else None)
 
 
 def _format(value: dict[str, Any], shape: str | None) -> Format:
@@ -267,7 +296,7 @@ def _message_extra(turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Keys of single messages that no shape names, kept by the 1-based number of the message."""
     kept = {str(number): {key: item for key, item in turn.items() if key not in ("role", "content", "weight")} for number, turn in enumerate(turns, start=1)}
     others = {number: more for number, more in kept.items() if more}
-    return {"messages": others} if others else {}
+    return {"message_columns": others} if others else {}
 
 
 _FIELDS = {"label": _label_fields, "chat": _chat_fields, "prompt_completion": _prompt_completion_fields, "text": _text_fields}

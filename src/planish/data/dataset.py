@@ -10,7 +10,6 @@ version here (MISSION L5).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,14 +20,13 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from planish.data import gold as gold_file
-from planish.data.contract import Refused, row_from
+from planish.data.feedback import CorrectedText, Feedback, convert, joined
 from planish.data.finding import Finding
-from planish.data.formats import Fault
-from planish.data.normalise import input_key
+from planish.data.request_log import Correction, LogRecord
 from planish.data.split import SPLITS, SplitName
 from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.rows import GoldSet, LabelRow, Noun, Origin, RejectCode, RejectedRow, Row, canonical_json, content_hash
+from planish.rows import GoldSet, LabelRow, Noun, RejectedRow, Row, canonical_json, content_hash
 from planish.store.objects import file_hash, write_atomic
 
 ROWS, REJECTED, SPLIT, GOLD, MANIFEST = "rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json"
@@ -152,80 +150,34 @@ def assignment(dataset: Dataset) -> dict[str, SplitName]:
     return placed
 
 
-class Correction(Noun):
-    """What a person says a served request should have been answered. `text` is the user's own text, without the instruction (`Task.text_of`)."""
-
-    log_id: str
-    text: str
-    corrected: str
-    author: str = ""
+def stored_split(rows: Path) -> dict[str, SplitName] | None:
+    """The stored split of the data set that `rows` is the rows.jsonl of, or None when it is any other file: growth keeps it (MISSION D8)."""
+    return assignment(read(rows.parent)) if rows.name == ROWS and (rows.parent / MANIFEST).is_file() else None
 
 
-class Feedback(Noun):
-    """What corrections add to a data set: rows with their split, and those refused."""
-
-    rows: tuple[LabelRow, ...]
-    rejected: tuple[RejectedRow, ...]
-    assignment: dict[str, SplitName]
+def feedback_version(dataset: Dataset, corrections: Sequence[CorrectedText]) -> Feedback:
+    """What corrections add to the data set (MISSION L5); see `planish.data.feedback.convert`."""
+    return convert(every_row(dataset), assignment(dataset), dataset.task, corrections)
 
 
-def feedback_version(dataset: Dataset, corrections: Sequence[Correction], *, file: str = "corrections.jsonl") -> Feedback:
-    """Corrections as rows of the next version: held to the same contract, without copies, each with its lineage in `extra`.
+def next_version(dataset: Dataset, records: Iterable[LogRecord], corrections: Sequence[Correction], folder: Path, *, limit: int) -> dict[str, int | str]:
+    """Write the data set's next version to `folder`: every stored row where it was, and at most `limit` new ones from corrected requests.
 
-    A row whose id hashes below a half goes to the next gold set, any other to train. What asks a gold row's question is quarantined as gold_overlap; what
-    repeats or contradicts a stored row, or an earlier correction, is refused too. Raises InputError when the task is not classification.
+    Gives the new version and its hash, and counts: `added`, `to_train`, `to_gold`, `rejected` with one count per code, and `over_limit`, the corrections that
+    wait. Rows that the last version refused are not carried over: they are in its own folder.
     """
-    if dataset.task.shape != "classification":
-        raise InputError(Problem("feedback", f"corrections of the task {dataset.task.shape} are not converted yet", "correct a classification"))
-    placed = assignment(dataset)
-    asked: dict[str, Row] = {}
-    for row in every_row(dataset):
-        if placed[row.id] == "gold":
-            asked[input_key(row)] = row  # gold wins over a copy of it elsewhere
-        else:
-            asked.setdefault(input_key(row), row)
-    taken = set(placed)
-    rows: list[LabelRow] = []
-    rejected: list[RejectedRow] = []
-    for line, correction in enumerate(corrections, start=1):
-        raw = canonical_json(correction.model_dump(mode="json"))
-        result = _corrected(correction, dataset.task, Origin(file=file, line=line, sha256=hashlib.sha256(raw.encode()).hexdigest()))
-        fault = result if isinstance(result, Fault) else _refused(result, asked.get(input_key(result)), placed)
-        if fault is None and isinstance(result, LabelRow):
-            if result.id in taken:  # a user's own id may look like this one
-                result = result.model_copy(update={"id": f"{result.id}-{correction.log_id}"})
-            taken.add(result.id)
-            asked[input_key(result)] = result
-            rows.append(result)
-        elif fault is not None:
-            row_id = None if isinstance(result, Fault) else result.id
-            rejected.append(RejectedRow(file=file, line=line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=raw))
-    return Feedback(rows=tuple(rows), rejected=tuple(rejected), assignment={row.id: _half(row.id) for row in rows})
-
-
-def _corrected(correction: Correction, task: Task, origin: Origin) -> LabelRow | Fault:
-    value = {"text": correction.text, "label": correction.corrected, "log_id": correction.log_id, "author": correction.author}
-    try:
-        row = row_from(value, origin=origin, shape="label", labels=task.labels)
-    except Refused as refused:
-        return refused.fault
-    assert isinstance(row, LabelRow)
-    return row
-
-
-def _refused(row: LabelRow, other: Row | None, placed: Mapping[str, SplitName]) -> Fault | None:
-    """Why a correction is no new row, given the row that already asks its question."""
-    if other is None:
-        return None
-    if placed.get(other.id) == "gold":
-        return Fault(RejectCode.GOLD_OVERLAP, f"asks what gold row {other.id} asks: quarantined", "correct the gold set itself, as a new version")
-    if isinstance(other, LabelRow) and other.label == row.label:
-        return Fault(RejectCode.DUPLICATE, f"repeats row {other.id}", "none needed: the first is kept")
-    return Fault(RejectCode.LABEL_CONFLICT, f"contradicts row {other.id}", "decide which label is right, and mend the row")
-
-
-def _half(row_id: str) -> SplitName:
-    return "gold" if int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") / 2**64 < 0.5 else "train"
+    texts, unusable = joined(records, corrections, dataset.task)
+    grown = feedback_version(dataset, texts[:limit])
+    rejected = [*unusable, *grown.rejected]
+    rows = [*every_row(dataset), *grown.rows]
+    sealed = gold_file.extend(gold_file.read(dataset.gold_path), [row for row in grown.rows if grown.assignment[row.id] == "gold"], dataset.task)
+    placed = assignment(dataset) | grown.assignment
+    version = dataset.manifest.version + 1
+    made = write(folder, rows, rejected, placed, sealed, dataset.task, version=version, parents=(dataset.sha256,))
+    halves = Counter(grown.assignment.values())
+    codes = Counter(f"rejected.{row.code.value}" for row in rejected)
+    counts = {"added": len(grown.rows), "to_train": halves["train"], "to_gold": halves["gold"], "rejected": len(rejected), **dict(sorted(codes.items()))}
+    return {"version": version, "sha256": made.sha256, "over_limit": len(texts[limit:]), **counts}
 
 
 def _lines(path: Path, nouns: Iterable[Any]) -> None:

@@ -26,12 +26,16 @@ def build(rows: Sequence[Row], task: Task, *, version: int = 1, slices: Sequence
     """
     if len(rows) < MIN_ROWS:
         raise _too_few("gold", len(rows))
-    samples = []
-    for row in sorted(rows, key=lambda row: row.id):
-        messages, target = task.asked(row)
-        cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
-        samples.append(Sample(id=row.id, messages=messages, target=target, slices=cut, group=row.group))
+    samples = sorted((_sample(row, task, slices) for row in rows), key=lambda sample: sample.id)
     return GoldSet.seal(tuple(samples), task.labels, version)
+
+
+def extend(gold: GoldSet, rows: Sequence[Row], task: Task) -> GoldSet:
+    """The next version: the same samples and those of `rows`. Without new rows it is the same version."""
+    if not rows:
+        return gold
+    samples = sorted((*gold.samples, *(_sample(row, task, ()) for row in rows)), key=lambda sample: sample.id)
+    return GoldSet.seal(tuple(samples), gold.labels, gold.version + 1)
 
 
 def write(gold: GoldSet, path: Path) -> None:
@@ -71,6 +75,12 @@ def overlap(gold: GoldSet, train: Sequence[Row], task: Task) -> list[Finding]:
             why = f"asks what gold sample {sample} asks"
             findings.append(Finding(row_id=row.id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=why, fix="leave it out of training", see=sample))
     return findings
+
+
+def _sample(row: Row, task: Task, slices: Sequence[str]) -> Sample:
+    messages, target = task.asked(row)
+    cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
+    return Sample(id=row.id, messages=messages, target=target, slices=cut, group=row.group)
 
 
 def _too_few(where: str, n: int) -> InputError:

@@ -152,7 +152,8 @@ class Redactor:
             results = self._engine.analyze(piece, language="en", context=re.findall(r"\w+", context.replace("_", " ")))
             if time.monotonic() - began >= self._timeout:
                 raise RuntimeError("a pattern ran out of time")  # presidio skips such a pattern and says so only in its log
-            found += [(result.score, Finding(_KINDS.get(result.entity_type, result.entity_type), start + result.start, start + result.end)) for result in results]
+            for result in results:
+                found.append((result.score, Finding(_KINDS.get(result.entity_type, result.entity_type), start + result.start, start + result.end)))
         free = [(score, each) for score, each in found if not any(low <= each.start and each.end <= high for low, high in held)]
         return [Finding(each.kind, offsets[each.start], offsets[each.end - 1] + 1) for each in _without_overlaps(free)]
 

@@ -15,7 +15,7 @@ SCORERS: dict[str, tuple[str, ...]] = {
 """The scorers that are valid per task shape. Free text is not scored by exact match: that is noise."""
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "label": ("macro_f1", "micro_f1", "accuracy", "f1.<label>", "parse_failures"),
+    "label": ("macro_f1", "micro_f1", "accuracy", "f1.<label>", "parse_rate"),
     "f1": ("f1",),
     "rouge": ("rouge1", "rouge2", "rougeL"),
     "judge": ("win_rate",),

@@ -21,22 +21,26 @@ _LONGEST_WAIT_S = 30.0
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
-def start(url: str, *, model: str, key_env: str = "PLANISH_API_KEY", timeout: float = 60.0) -> EndpointEngine:
+def start(url: str, key: str | None = None, *, model: str, key_env: str = "PLANISH_API_KEY", timeout: float = 60.0) -> EndpointEngine:
     """Talk to the endpoint at `url` (ending in /v1). The key is read from the environment variable `key_env`; `timeout` is in seconds per attempt.
+    `key` is for a caller that holds the secret already; a recipe names `key_env`, so that no secret stands in a file. A planish gateway is asked to keep no
+    text of these calls: gold rows must not come back as training data (R-4).
 
     Raises InputError for an address that is neither https nor plain http to this machine: a key and people's text must not cross a network in the clear.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.password:
-        raise InputError(Problem(f"endpoint {parts.hostname or url[:64]}", "is not an http(s) address without credentials", "for example http://127.0.0.1:8000/v1"))
+        raise InputError(
+            Problem(f"endpoint {parts.hostname or url[:64]}", "is not an http(s) address without credentials", "for example http://127.0.0.1:8000/v1")
+        )
     local = _is_loopback(parts.hostname)
     if parts.scheme == "http" and not local:
         raise InputError(Problem(f"endpoint {parts.hostname}", "plain http leaves this machine", "use https"))
     httpx = require("httpx", extra="serve")
-    key = os.environ.get(key_env, "")
+    secret = os.environ.get(key_env, "") if key is None else key
     client = httpx.Client(
         base_url=url.rstrip("/") + "/",
-        headers={"authorization": f"Bearer {key}"} if key else {},
+        headers={"x-planish-opt-out": "1"} | ({"authorization": f"Bearer {secret}"} if secret else {}),
         timeout=timeout,
         follow_redirects=False,
         trust_env=not local,  # a proxy from the environment must not see calls to this machine

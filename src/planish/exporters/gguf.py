@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from planish.errors import InputError, Problem, RunFailed
+from planish.errors import Problem, RunFailed
 from planish.model.ggml import GgmlType, quantise, row_bytes
 from planish.model.gguf_types import FILE_TYPES, Choice, Quant, tensor_type
 from planish.model.gguf_vocab import add_vocabulary
@@ -42,8 +42,8 @@ class GgufFile(Noun):
 def export(checkpoint: Path, folder: Path, adapter: Path | None = None, *, quant: Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"] = "Q4_K_M") -> GgufFile:
     """Write `<folder>/model-<quant>.gguf` from the HF checkpoint folder `checkpoint`, with the PEFT LoRA folder `adapter` merged in fp32.
 
-    One tensor at a time is in memory in fp32. The file appears only complete: it is written aside, synced and renamed. Raises InputError, before anything is
-    written, for an unsupported architecture, tokenizer, rotary scaling or adapter, with all the problems of the weights at once; RunFailed for values F16 cannot hold.
+    One tensor at a time is in memory in fp32. The file appears only complete: it is written aside, synced and renamed. Raises InputError for an unsupported
+    architecture, tokenizer, rotary scaling or adapter, with all the problems of the weights at once; RunFailed for values that are not finite as stored.
     """
     weights = LlamaWeights(checkpoint, adapter)
     choices = {name: tensor_type(name, shape, quant, layers=weights.layers, tied=weights.tied) for name, shape in weights.shapes.items()}
@@ -75,7 +75,7 @@ def encode(name: str, values: torch.Tensor, kind: GgmlType) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         data = quantise(values.numpy(), kind)
     if not torch.isfinite(values).all() or (data.dtype == np.float16 and not np.isfinite(data).all()):
-        raise RunFailed(Problem(name, f"holds values that are not finite as {kind.name}", "check the checkpoint; F16 ends at 65,504"), reason_code="stage_failed")
+        raise RunFailed(Problem(name, f"holds values that are not finite as {kind.name}", "check the checkpoint; F16 ends at 65,504"))
     return data
 
 

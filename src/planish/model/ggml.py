@@ -56,7 +56,8 @@ def quantise(values: NDArray[np.float32], kind: GgmlType, importance: NDArray[np
         return values.astype(PLAIN[kind], copy=False)
     rows, columns = values.shape
     if columns % block_columns(kind):
-        raise InputError(Problem(kind.name, f"rows of {columns} values do not divide into blocks of {block_columns(kind)}", "choose a type with smaller blocks"))
+        why = f"rows of {columns} values do not divide into blocks of {block_columns(kind)}"
+        raise InputError(Problem(kind.name, why, "choose a type with smaller blocks"))
     source = np.ascontiguousarray(values, dtype=np.float32)
     weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
     if weights is not None and weights.shape != (columns,):

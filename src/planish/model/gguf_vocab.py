@@ -13,8 +13,11 @@ from tokenizers import Tokenizer
 from planish.errors import InputError, Problem
 
 PROBE = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 "
-    "កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? "
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) "
+    "✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 "
+    "កាន់តែពិសេសអាច😁 ?"
+    "我想在apple工作1314151天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? "
+    "I've been 'told he's there, 'RE you sure? "
     "'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
 )
 """llama.cpp names a pre-tokenizer by the hash of this text's token ids (convert_hf_to_gguf.py, get_vocab_base_pre)."""
@@ -49,7 +52,7 @@ def pre_tokenizer(tokenizer: Tokenizer, spec: dict[str, Any]) -> str:
     digest = sha256(str(tokenizer.encode(PROBE).ids).encode()).hexdigest()
     name = KNOWN.get(digest) or by_structure(spec.get("pre_tokenizer") or {})
     if name is None:
-        raise InputError(Problem("tokenizer.json", "its pre-tokenizer has no name in llama.cpp that planish knows", "known: " + ", ".join(sorted({*KNOWN.values()}))))
+        raise InputError(Problem("tokenizer.json", "its pre-tokenizer has no name in llama.cpp that planish knows", f"known: {sorted({*KNOWN.values()})}"))
     return name
 
 
@@ -77,7 +80,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) -
     spec = json.loads(path.read_text(encoding="utf-8"))
     model, added = spec["model"], {token["id"]: token for token in spec.get("added_tokens", [])}
     if model.get("type") != "BPE" or model.get("byte_fallback") or "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")):
-        raise InputError(Problem("tokenizer.json", f"is not byte-level BPE (type {model.get('type')})", "only byte-level BPE tokenizers can be exported to GGUF"))
+        raise InputError(Problem("tokenizer.json", f"is not byte-level BPE (type {model.get('type')})", "only byte-level BPE can be exported to GGUF"))
     content = {index: token for token, index in model["vocab"].items()} | {index: token["content"] for index, token in added.items()}
     if max(content) >= vocab_size:
         raise InputError(Problem("tokenizer.json", f"token id {max(content)} has no row among the {vocab_size} of the embedding", "resize the embedding"))

@@ -46,7 +46,7 @@ class LlamaWeights:
         self.head_width: int = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
         self.rope = rotary(self.config)
         self.tied = bool(self.config.get("tie_word_embeddings"))
-        self._files = [safe_open(str(path), framework="pt") for path in weight_files(checkpoint)]
+        self._files: list[Any] = [safe_open(str(path), framework="pt") for path in weight_files(checkpoint)]
         self._source: dict[str, tuple[str, Any]] = {}  # llama.cpp's name -> (the checkpoint's name, its open file)
         self._adapter = LoraFolder(adapter) if adapter is not None else None
         problems = self._map()
@@ -139,7 +139,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     if config.get("quantization_config"):
         problems.append(Problem(f"{path}: quantization_config", "the weights are quantised already", "export the 16-bit checkpoint"))
     if config.get("sliding_window"):
-        problems.append(Problem(f"{path}: sliding_window", "llama.cpp's llama architecture attends to everything", "set it to null if the model was trained so"))
+        problems.append(Problem(f"{path}: sliding_window", "llama.cpp attends to everything here", "set it to null if the model was trained so"))
     if (kind := rotary(config).get("rope_type")) not in ROTARY:
         problems.append(Problem(f"{path}: rope_parameters", f"rope_type {kind} cannot be exported", "supported: " + ", ".join(ROTARY)))
     if problems:
@@ -176,7 +176,8 @@ def weight_files(checkpoint: Path) -> list[Path]:
     """The safetensors files of the checkpoint: one, or those that its index names."""
     index = checkpoint / "model.safetensors.index.json"
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    absent = [Problem(str(checkpoint / name), "is missing", "give a checkpoint with safetensors weights") for name in names if not (checkpoint / name).is_file()]
+    paths = [checkpoint / name for name in names]
+    absent = [Problem(str(path), "is missing", "give a checkpoint with safetensors weights") for path in paths if not path.is_file()]
     if absent:
         raise InputError(*absent)
-    return [checkpoint / name for name in names]
+    return paths

@@ -27,10 +27,10 @@ class LoraFolder:
         if absent:
             raise InputError(*absent)
         self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        self._file = safe_open(str(weights), framework="pt")
+        self._file: Any = safe_open(str(weights), framework="pt")
         self._pairs: dict[str, dict[str, str]] = {}
         problems = self._unsupported(str(config))
-        for key in self._file.keys():  # noqa: SIM118 (not a dict)
+        for key in list[str](self._file.keys()):  # type: ignore[no-untyped-call]
             match = PAIR.fullmatch(key)
             if match is None:
                 problems.append(Problem(f"{weights}: {key}", "is not a LoRA pair", "merge this adapter with PEFT first"))
@@ -73,7 +73,7 @@ class LoraFolder:
         if pair is None:
             return weight
         low, high = (self._file.get_tensor(pair[side]).float() for side in ("A", "B"))
-        delta = high @ low
+        delta: torch.Tensor = high @ low
         if self.config.get("fan_in_fan_out"):
             delta = delta.T
         if delta.shape != weight.shape:

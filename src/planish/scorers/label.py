@@ -17,6 +17,9 @@ from planish.evidence.statistic import confusion as row_confusion
 from planish.rows import Sample
 from planish.scores import Metric, Score
 
+PRIMARY = "macro_f1"
+"""The metric by which systems are ranked: it does not let a large class hide a small one."""
+
 SURROUNDING = " \t\r\n.,;:!?\"'`*()[]{}<>“”‘’«»…。！？"
 
 

@@ -36,7 +36,7 @@ def main(folder: Path) -> int:
         engine=engine,
         render=chat.prompt,
         encode=chat.encode,
-        context_length=int(options.get("context", 2048)) // slots,
+        context_length=int(options.get("context", 2048)),
         vocab_size=len(chat.tokenizer),
         end=chat.end,
         unproven=config["unproven"],

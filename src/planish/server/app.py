@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (the extra is checked before the packages it brings are imported)
 """The gateway: OpenAI's endpoints in front of one served model, with keys, limits, a bounded queue, a redacted log and metrics (MISSION V1)."""
 
 from __future__ import annotations
@@ -12,24 +13,22 @@ from planish.lazy import require
 require("fastapi", extra="serve")  # before the imports below, so that a missing extra is named
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from planish.data.request_log import Correction, RequestLog
 from planish.server import openai_shapes as shapes
-from planish.server.gateway import Exchange, Gateway, unless_gone
+from planish.server.gateway import EventStream, Exchange, Gateway, unless_gone
 from planish.server.guard import Guard
 from planish.server.keys import KeyRing
 from planish.server.refusal import Refusal
-from planish.server.request_log import Correction, RequestLog
 from planish.server.schema import MAX_BODY_BYTES, ChatRequest, CompletionRequest, FeedbackRequest, parse
 from planish.server.served import Served
 
 BODY_TIMEOUT_S = 10.0
 
 
-def create_app(
-    served: Served, *, log: RequestLog, keys: KeyRing | None, slots: int = 2, queue: int = 32, hosts: Sequence[str] = ()
-) -> FastAPI:
+def create_app(served: Served, *, log: RequestLog, keys: KeyRing | None, slots: int = 2, queue: int = 32, hosts: Sequence[str] = ()) -> FastAPI:
     """The application for one served model.
 
     `keys` None asks nobody for a key: `serve` accepts that on loopback only. `slots` answers run at once and `queue` requests wait; the next gets 429.
@@ -110,14 +109,14 @@ async def _answer(
         prompt,
         gateway.decoding(asked, prompt),
         labels=asked.structured_outputs.choice if asked.structured_outputs else (),
-        options=await gateway.options(asked),
+        options=await gateway.options(asked, prompt),
         content=None if request.headers.get("x-planish-opt-out", "0").strip() not in ("", "0") else content,
     )
     try:
         await unless_gone(request.receive, exchange.start())
         if asked.stream:
             include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return StreamingResponse(exchange.events(include_usage), media_type="text/event-stream")
+            return EventStream(exchange, include_usage)
         return JSONResponse(await unless_gone(request.receive, exchange.whole()))
     except asyncio.CancelledError:
         task = asyncio.current_task()

@@ -6,12 +6,17 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from planish.data.request_log import Finish, LogRecord, RequestLog
 from planish.errors import PlanishError
 from planish.model.engine import Decoding, Delta
 from planish.server import openai_shapes as shapes
@@ -19,7 +24,6 @@ from planish.server.admission import RETRY_AFTER_S, Admission
 from planish.server.generation import Answer, EngineFailed, chosen, streamed
 from planish.server.metrics import Metrics
 from planish.server.refusal import Refusal
-from planish.server.request_log import Finish, LogRecord, RequestLog
 from planish.server.schema import ChatRequest, CompletionRequest
 from planish.server.served import Served
 
@@ -51,15 +55,14 @@ class Gateway:
     async def chat_prompt(self, request: ChatRequest) -> list[int]:
         """The prompt ids of a conversation, through the one template function."""
         messages = [message.plain() for message in request.messages]
-        return await self._tokenized(lambda: self.served.render(messages), "messages")
+        return await self._tokenized(partial(self.served.render, messages), "messages")
 
     async def text_prompt(self, request: CompletionRequest) -> list[int]:
         """The ids of a plain prompt: given, or encoded without a template."""
         prompt = request.prompt
         first = prompt[0] if isinstance(prompt, list) and isinstance(prompt[0], str | list) else prompt
         if isinstance(first, str):
-            text = first
-            return await self._tokenized(lambda: self.served.encode(text), "prompt")
+            return await self._tokenized(partial(self.served.encode, first), "prompt")
         ids = [each for each in first if isinstance(each, int)] if isinstance(first, list) else []
         if any(each >= self.served.vocab_size for each in ids):
             raise Refusal(400, f"a token id is outside the vocabulary of {self.served.vocab_size}", code="invalid_value", param="prompt")
@@ -74,20 +77,20 @@ class Gateway:
             _log.warning("%s could not be rendered: %s", param, type(wrong).__name__)
             raise Refusal(400, f"{param}: this model's template cannot render it", code="invalid_value", param=param) from wrong
 
-    async def options(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+    async def options(self, request: ChatRequest | CompletionRequest, prompt: Sequence[int]) -> list[list[int]]:
         """The token ids of the labels in `structured_outputs.choice`; empty when the answer is free."""
         if request.structured_outputs is None:
             return []
         labels = request.structured_outputs.choice
         param = "structured_outputs.choice"
-        options = [await self._tokenized(lambda label=label: self.served.encode(label), param) for label in labels]  # type: ignore[misc]
+        options = [await self._tokenized(partial(self.served.encode, label), param) for label in labels]
         for index, option in enumerate(options):
-            if not option:
-                raise Refusal(400, f"label {index} has no tokens", code="invalid_value", param=param)
-            for other, longer in enumerate(options):
-                if other != index and longer[: len(option)] == option:
-                    raise Refusal(400, f"label {index} is the same as label {other}, or the beginning of it", code="invalid_value", param=param)
-        return options
+            if not option or option in options[:index]:
+                why = "is the same as an earlier label" if option else "has no tokens"
+                raise Refusal(400, f"label {index} {why}", code="invalid_value", param=param)
+        if len(prompt) + max(map(len, options)) + 1 > self.served.context_length:
+            raise Refusal(400, "the prompt and the longest label do not fit the context", code="context_length_exceeded", param=param)
+        return [[*option, self.served.end] for option in options]  # with the end of the turn no label begins another
 
     def decoding(self, request: ChatRequest | CompletionRequest, prompt: Sequence[int]) -> Decoding:
         """How to sample: the request's settings over the served model's own; `max_tokens` clamped to what the context still holds."""
@@ -130,12 +133,18 @@ class Exchange:
         self.id = ("chatcmpl-" if kind == "chat" else "cmpl-") + secrets.token_hex(12)
         now = datetime.now(UTC)
         self.ts = now.isoformat(timespec="milliseconds")
-        self.head = {"id": self.id, "created": int(now.timestamp()), "model": gateway.served.name, "system_fingerprint": "fp_" + gateway.served.package_hash[:12]}
+        self.head = {
+            "id": self.id,
+            "created": int(now.timestamp()),
+            "model": gateway.served.name,
+            "system_fingerprint": f"fp_{gateway.served.package_hash[:12]}",
+        }
         self.began = time.monotonic()
         self.first: float | None = None
         self.parts: list[str] = []
         self.tokens = 0
         self.finish: Finish = "cancelled"
+        self._written: asyncio.Future[bool] | None = None
 
     async def start(self) -> None:
         """Take a slot and set the engine to work. Raises Refusal (429)."""
@@ -153,7 +162,7 @@ class Exchange:
                 pass
             counts, finish = shapes.usage(len(self.prompt), self.tokens), self.finish
         finally:
-            acknowledged = self._logged()
+            acknowledged = self.ended()
         await acknowledged
         return shapes.completion(self.kind, self.head, "".join(self.parts), finish, counts)
 
@@ -169,12 +178,10 @@ class Exchange:
                     yield shapes.event(shapes.chunk(self.kind, self.head, text=delta.text))
             finish = self.finish
         except Refusal as refusal:
+            self.ended()
             yield shapes.event(refusal.body)
             return
-        finally:
-            self.answer.cancel()
-            acknowledged = self._logged()
-        await acknowledged
+        await self.ended()
         yield shapes.event(shapes.chunk(self.kind, self.head, finish=finish))
         if include_usage:
             yield shapes.event(shapes.usage_chunk(self.kind, self.head, shapes.usage(len(self.prompt), self.tokens)))
@@ -200,8 +207,11 @@ class Exchange:
             raise Refusal(503, "the engine ended its answer without saying why", code="engine_failed", retry_after=RETRY_AFTER_S)
         self.finish = finish
 
-    def _logged(self) -> asyncio.Future[bool]:
-        """Hand the record to the log, count, and return what to wait for before the answer may be called complete."""
+    def ended(self) -> asyncio.Future[bool]:
+        """Stop the engine, hand the record to the log, count; once. Returns what to wait for before the answer may be called complete."""
+        self.answer.cancel()
+        if self._written is not None:
+            return self._written
         ended = time.monotonic()
         gateway = self.gateway
         gateway.count_finish(reason=self.finish)
@@ -215,19 +225,34 @@ class Exchange:
             ts=self.ts,
             model=gateway.served.name,
             template_hash=gateway.served.template_hash,
-            params=asdict(self.decoding) | ({"choice": list(self.labels)} if self.labels and self.content is not None else {}),
+            params={name: value for name, value in asdict(self.decoding).items() if name != "stop"},  # stop texts are the client's words: content
             prompt_tokens=len(self.prompt),
             completion_tokens=self.tokens,
             latency_ms=round((ended - self.began) * 1e3, 3),
             ttft_ms=None if self.first is None else round((self.first - self.began) * 1e3, 3),
             finish=self.finish,
-            content=None if self.content is None else {**self.content, "answer": "".join(self.parts)},
+            content=None if self.content is None else {**self.content, "stop": self.decoding.stop, "choice": self.labels, "answer": "".join(self.parts)},
             consent="opt_out" if self.content is None else "default",
         )
-        return asyncio.wrap_future(gateway.log.write(record))
+        self._written = asyncio.wrap_future(gateway.log.write(record))
+        return self._written
 
 
-async def unless_gone(receive: Callable[[], Coroutine[Any, Any, Any]], work: Coroutine[Any, Any, _T]) -> _T:
+class EventStream(StreamingResponse):
+    """An exchange as server-sent events. However the response ends, and even if it never begins, the engine is stopped and the record written."""
+
+    def __init__(self, exchange: Exchange, include_usage: bool) -> None:
+        super().__init__(exchange.events(include_usage), media_type="text/event-stream")
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._exchange.ended()
+
+
+async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, _T]) -> _T:
     """Do `work`, and cancel it when the client goes away first. Raises CancelledError then."""
     doing = asyncio.ensure_future(work)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -11,7 +11,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from planish.server import keys as ring
+from planish.server.loopback import is_loopback
 from planish.server.refusal import Refusal
+
+_log = logging.getLogger("planish.server")
 
 ROUTE_SCOPES: dict[str, frozenset[ring.Scope] | None] = {
     "/health/live": None,
@@ -46,8 +49,12 @@ class Guard:
             return
         route = route_of(scope["path"])
 
+        started = False
+
         async def answer(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 self.seen(route, message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["x-content-type-options"] = "nosniff"
@@ -59,6 +66,11 @@ class Guard:
         self.inside(+1)
         try:
             await self._pass(scope, route, receive, answer)
+        except Exception as failure:  # its message and traceback may hold people's text: neither is passed on
+            _log.error("%s failed: %s", route, type(failure).__name__)
+            if not started:
+                refusal = Refusal(500, "the gateway failed", code="internal_error")
+                await JSONResponse(refusal.body, refusal.status)(scope, receive, answer)
         finally:
             self.inside(-1)
 
@@ -106,13 +118,3 @@ def route_of(path: str) -> str:
     if path in ROUTE_SCOPES:
         return path
     return "/v1/models/{name:path}" if path.startswith("/v1/models/") else "other"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from planish.errors import InputError, Problem
 from planish.lazy import require
-from planish.server.guard import is_loopback
+from planish.server.loopback import is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -14,7 +14,8 @@ class Served:
     """One served model.
 
     `render` is the one template function (messages to prompt ids, R-5) and `encode` turns text into ids without a template; both may raise PlanishError,
-    which a client sees as a 400. `decoding` holds what a request leaves out: the settings the model was evaluated with, not OpenAI's defaults.
+    which a client sees as a 400. `end` is the id that ends a turn: a label of a choice is its ids and the end, as in evaluation.
+    `decoding` holds what a request leaves out: the settings the model was evaluated with, not OpenAI's defaults.
     `context_length` and `vocab_size` are in tokens. `unproven` marks every answer: the gate said no, or was not asked.
     """
 
@@ -22,6 +23,7 @@ class Served:
     engine: Engine
     render: Callable[[Sequence[Message]], list[int]]
     encode: Callable[[str], list[int]]
+    end: int
     context_length: int
     vocab_size: int
     decoding: Decoding = field(default_factory=Decoding)

@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.model.engine import Engine
+from planish.model.asker import Asker
 from planish.rows import LabelRow, Sample
 
 
-def solve(samples: Sequence[Sample], texts: Sequence[str], train: Sequence[LabelRow], labels: Sequence[str], engine: Engine | None) -> list[str | None]:
-    """One answer per sample: the label most frequent in `train`, the first in sorted order on a tie. Texts, labels and engine are not used.
+def solve(samples: Sequence[Sample], texts: Sequence[str], train: Sequence[LabelRow], task: Task, asker: Asker | None) -> list[str | None]:
+    """One answer per sample: the label most frequent in `train`, the first in sorted order on a tie. Texts and asker are not used.
 
     Raises InputError where `train` is empty."""
     if not train:

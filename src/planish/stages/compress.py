@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from planish import shelf
-from planish.evidence import rules
+from planish import rules
 from planish.engines import llamacpp
 from planish.events import EventType, ReasonCode
 from planish.evidence.facts import ReportFacts

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from planish import shelf
-from planish.evidence import rules
+from planish import rules
 from planish.events import EventType, ReasonCode
 from planish.evidence import verdict
 from planish.evidence.facts import ReportFacts

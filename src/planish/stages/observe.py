@@ -69,7 +69,7 @@ def _pairs(deployment: Deployment, gold: Gold, promoted: EvalReport, turn: int, 
     scorer = deployment.config["scorers"][0]
     score = shelf.call("scorers", scorer["name"], "score", scorer["options"])
     known = {row.id: row.value for row in promoted.scores}
-    engine = endpoint.start(deployment.url, model=deployment.config["model"], key=deployment.key)
+    engine = endpoint.start(deployment.url, deployment.key, model=deployment.config["model"])
     order = random.Random(f"{deployment.id}-{turn}").sample(range(len(gold.samples)), len(gold.samples))
     try:
         for index in order:

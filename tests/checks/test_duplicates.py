@@ -1,0 +1,37 @@
+"""Exact duplicates (MISSION D5)."""
+
+from __future__ import annotations
+
+import random
+
+import pandas as pd
+
+from planish.checks import duplicates
+from planish.rows import LabelRow, Origin, RejectCode
+
+
+def _row(n: int, text: str, label: str = "a") -> LabelRow:
+    return LabelRow(id=str(n), origin=Origin(file="rows.jsonl", line=n + 1, sha256=""), text=text, label=label)
+
+
+def test_d5_20_distinct_rows_and_10_copies() -> None:
+    """MISSION D5, Ex: 20 distinct + 10 copies -> 20 kept, 10 `duplicate` pointing to the kept line. Copy 20 + n repeats row n of line n + 1."""
+    rows = [_row(n, f"Text {n}") for n in range(20)] + [_row(20 + n, f" text  {n} ".upper()) for n in range(10)]
+    findings = duplicates.check(rows)
+    assert [(finding.row_id, finding.see) for finding in findings] == [(str(20 + n), str(n)) for n in range(10)]
+    assert all(finding.code == RejectCode.DUPLICATE and finding.severity == "reject" for finding in findings)
+    assert "rows.jsonl:4" in findings[3].why
+    assert len(rows) - len(findings) == 20
+
+
+def test_d5_the_same_question_with_another_answer_is_no_duplicate() -> None:
+    assert duplicates.check([_row(0, "x", "a"), _row(1, "x", "b")]) == []
+
+
+def test_d5_agrees_with_pandas() -> None:
+    """MISSION D5, Proof: pandas drop_duplicates (on ASCII text without case or spacing, where normalisation changes nothing)."""
+    rng = random.Random(5)
+    rows = [_row(n, f"t{rng.randrange(300)}", rng.choice("ab")) for n in range(1000)]
+    frame = pd.DataFrame([{"id": row.id, "text": row.text, "label": row.label} for row in rows])
+    dropped = {finding.row_id for finding in duplicates.check(rows)}
+    assert [row.id for row in rows if row.id not in dropped] == list(frame.drop_duplicates(["text", "label"])["id"])

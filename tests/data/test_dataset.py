@@ -1,0 +1,222 @@
+"""The Dataset artifact, and corrections as its next version (MISSION L5)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planish.data import dataset, gold, task
+from planish.data.contract import read_rows
+from planish.data.dataset import Dataset, feedback_version
+from planish.data.feedback import CorrectedText
+from planish.data.finding import Finding
+from planish.data.request_log import Correction, LogRecord
+from planish.data.split import SplitName, divide
+from planish.errors import InputError
+from planish.rows import LabelRow, Origin, RejectCode, RejectedRow
+
+TRIAGE = task.classification(["bad", "good"])
+REJECTED = [RejectedRow(file="f", line=201, row_id=None, code=RejectCode.BAD_JSON, why="w", fix="f", raw="é{")]
+
+
+def _rows() -> list[LabelRow]:
+    return [
+        LabelRow(id=str(n), origin=Origin(file="f", line=n + 1, sha256=""), text=f"Text {n}", label=("bad", "good")[n % 2], extra={"n": n}) for n in range(200)
+    ]
+
+
+def _made(folder: Path) -> Dataset:
+    rows = _rows()
+    split = divide(rows)
+    held = gold.build([row for row in rows if split.assignment[row.id] == "gold"], TRIAGE)
+    warned = [Finding(row_id="1", code=RejectCode.PII, severity="warn", why="w", fix="f")]
+    return dataset.write(folder, rows, REJECTED, split.assignment, held, TRIAGE, findings={"pii": warned}, parents=("p",))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    made = _made(tmp_path / "a")
+    again = dataset.read(tmp_path / "a")
+    assert again == made
+    assert list(dataset.every_row(again)) == _rows()
+    assert {row.id for row in again.rows("train")} == {row_id for row_id, name in dataset.assignment(again).items() if name == "train"}
+    assert [len(list(dataset.every_row(again, name))) for name in ("train", "validation", "gold", "unused")] == [140, 20, 40, 0]
+    assert list(dataset.rejected_rows(again)) == REJECTED
+    assert again.manifest.counts == {
+        "n_in": 201,
+        "n_accepted": 200,
+        "n_rejected": 1,
+        "train": 140,
+        "validation": 20,
+        "gold": 40,
+        "unused": 0,
+        "rejected.bad_json": 1,
+    }
+    assert again.manifest.labels["gold"] == {"bad": 20, "good": 20}
+    assert (again.task, again.manifest.parents) == (TRIAGE, ("p",))
+    assert gold.read(again.gold_path).sha256 == again.manifest.gold_sha256
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    assert _made(tmp_path / "a").sha256 == _made(tmp_path / "b").sha256
+    first, second = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in "ab")
+    assert first == second
+    assert {str(path) for path in first} == {"rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json", "findings/pii.jsonl"}
+
+
+def test_gold_cannot_be_reached_through_a_dataset(tmp_path: Path) -> None:
+    made = _made(tmp_path)
+    for name in ("gold", "unused"):
+        with pytest.raises(InputError, match="not for training"):
+            made.rows(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "findings/pii.jsonl"])
+def test_a_changed_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    _made(tmp_path)
+    with (tmp_path / name).open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(InputError, match=f"{name}: was changed"):
+        dataset.read(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: was changed or removed"):
+        dataset.read(tmp_path)
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no data set"):
+        dataset.read(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="is no manifest"):
+        dataset.read(tmp_path)
+
+
+def test_a_row_without_a_split_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    rows = _rows()
+    placed: dict[str, SplitName] = {row.id: "gold" for row in rows[1:]}
+    with pytest.raises(InputError, match="row 0: is in no split"):
+        dataset.write(tmp_path / "a", rows, [], placed, gold.build(rows, TRIAGE), TRIAGE)
+    assert not (tmp_path / "a").exists()
+
+
+def test_l5_40_corrections_split_in_half_by_hash_reproducibly(tmp_path: Path) -> None:
+    """MISSION L5, Ex: 40 corrections, hash < .5: expected 20/20, exact split reproducible.
+
+    The number in gold is binomial(40, 1/2): mean 20, standard deviation sqrt(40/4) = 3.16, so 20 ± 10 is about three of them. No row is in both halves.
+    """
+    made = _made(tmp_path)
+    corrections = [CorrectedText(log_id=f"r{n}", text=f"Served {n}", corrected="bad", author="ann") for n in range(40)]
+    grown = feedback_version(made, corrections)
+    assert len(grown.rows) == len(grown.assignment) == 40
+    assert grown.rejected == ()
+    assert set(grown.assignment.values()) == {"train", "gold"}
+    assert 10 <= list(grown.assignment.values()).count("gold") <= 30
+    again = feedback_version(made, corrections[::-1])
+    assert again.assignment == grown.assignment
+    assert grown.rows[3].extra == {"log_id": "r3", "author": "ann"}
+    assert (grown.rows[3].label, grown.rows[3].origin.line) == ("bad", 4)
+
+
+def test_l5_what_is_known_contradicted_or_gold_is_refused(tmp_path: Path) -> None:
+    made = _made(tmp_path)
+    placed = dataset.assignment(made)
+    held = next(row for row in _rows() if placed[row.id] == "gold")
+    trained = next(row for row in _rows() if placed[row.id] == "train")
+    other = {"bad": "good", "good": "bad"}
+    cases = [
+        (CorrectedText(log_id="1", text=held.text.upper(), corrected=other[held.label]), RejectCode.GOLD_OVERLAP),
+        (CorrectedText(log_id="2", text=trained.text, corrected=trained.label), RejectCode.DUPLICATE),
+        (CorrectedText(log_id="3", text=trained.text, corrected=other[trained.label]), RejectCode.LABEL_CONFLICT),
+        (CorrectedText(log_id="4", text="New", corrected="ugly"), RejectCode.LABEL_UNKNOWN),
+        (CorrectedText(log_id="5", text=" ", corrected="bad"), RejectCode.EMPTY_ANSWER),
+        (CorrectedText(log_id="6", text="New", corrected="bad"), None),
+        (CorrectedText(log_id="7", text="new", corrected="bad"), RejectCode.DUPLICATE),
+        (CorrectedText(log_id="8", text="new", corrected="good"), RejectCode.LABEL_CONFLICT),
+    ]
+    grown = feedback_version(made, [correction for correction, _ in cases])
+    assert [row.code for row in grown.rejected] == [code for _, code in cases if code]
+    assert [row.extra["log_id"] for row in grown.rows] == ["6"]
+    assert json.loads(grown.rejected[0].raw)["log_id"] == "1"
+
+
+def test_l5_the_next_version_keeps_every_stored_row_where_it_was(tmp_path: Path) -> None:
+    made = _made(tmp_path / "v1")
+    grown = feedback_version(made, [CorrectedText(log_id=str(n), text=f"Served {n}", corrected="bad") for n in range(40)])
+    rows = [*dataset.every_row(made), *grown.rows]
+    split = divide(rows, existing=dataset.assignment(made) | grown.assignment)
+    assert split.findings == ()
+    assert split.assignment == dataset.assignment(made) | grown.assignment
+    held = gold.build([row for row in rows if split.assignment[row.id] == "gold"], TRIAGE, version=2)
+    train = [row for row in rows if split.assignment[row.id] == "train"]
+    assert gold.overlap(held, train, TRIAGE) == []
+    following = dataset.write(tmp_path / "v2", rows, grown.rejected, split.assignment, held, TRIAGE, version=2, parents=(made.sha256,))
+    assert (following.manifest.version, following.manifest.parents) == (2, (made.sha256,))
+
+
+def test_l5_corrections_of_another_task_are_refused(tmp_path: Path) -> None:
+    made = _made(tmp_path)
+    chat = Dataset(made.folder, made.manifest.model_copy(update={"task": task.chat()}))
+    with pytest.raises(InputError, match="not converted yet"):
+        feedback_version(chat, [])
+
+
+def _record(log_id: str, content: dict[str, Any] | None) -> LogRecord:
+    return LogRecord(
+        id=log_id,
+        ts="",
+        model="m",
+        template_hash="",
+        params={},
+        prompt_tokens=1,
+        completion_tokens=1,
+        latency_ms=1.0,
+        ttft_ms=1.0,
+        finish="stop",
+        content=content,
+    )
+
+
+def test_l5_logged_requests_become_the_next_version(tmp_path: Path) -> None:
+    """40 logged requests, corrected; and five corrections that cannot be used. At most 30 are taken. The stored rows stay where they were when the next recipe
+    reads the new rows.jsonl.
+    """
+    made = _made(tmp_path / "v1")
+    records = [_record(f"r{n}", {"messages": [message.model_dump() for message in TRIAGE.prompt(f"Served {n}")], "answer": "good"}) for n in range(40)]
+    records += [_record("empty", None), _record("plain", {"prompt": "Plain text"}), _record("odd", {"messages": [{"role": "system", "content": "x"}]})]
+    corrections = [Correction(log_id="plain", corrected="bad"), Correction(log_id="r0", corrected="good")]
+    corrections += [Correction(log_id=name, corrected="bad") for name in ("absent", "empty", "odd", *(f"r{n}" for n in range(40)))]
+    corrections[-1] = Correction(log_id="r39", corrected="ugly")
+    result = dataset.next_version(made, records, corrections, tmp_path / "v2", limit=30)
+    assert {key: result[key] for key in ("version", "added", "rejected", "rejected.missing_field", "rejected.duplicate", "over_limit")} == {
+        "version": 2,
+        "added": 30,
+        "rejected": 4,
+        "rejected.missing_field": 3,
+        "rejected.duplicate": 1,
+        "over_limit": 11,
+    }
+    following = dataset.read(tmp_path / "v2")
+    assert (following.sha256, following.manifest.version, following.manifest.parents) == (result["sha256"], 2, (made.sha256,))
+    rows = list(dataset.every_row(following))
+    assert isinstance(rows[200], LabelRow)
+    assert (rows[200].text, rows[200].label, rows[200].origin.line) == ("Plain text", "bad", 1)
+    assert rows[201].extra["log_id"] == "r0"
+    assert result["to_train"] + result["to_gold"] == 30  # type: ignore[operator]
+    held = gold.read(following.gold_path)
+    assert (len(held.samples), held.version) == (40 + int(result["to_gold"]), 2)
+    assert gold.overlap(held, list(following.rows("train")), TRIAGE) == []
+
+    reading = read_rows(tmp_path / "v2" / "rows.jsonl", shape="label", labels=TRIAGE.labels)
+    assert list(reading.accepted) == rows
+    kept = dataset.stored_split(tmp_path / "v2" / "rows.jsonl")
+    assert divide(reading.accepted, existing=kept).assignment == kept == dataset.assignment(following)
+    assert dataset.stored_split(tmp_path / "other.jsonl") is None
+
+
+def test_l5_without_new_gold_rows_the_gold_set_is_the_same(tmp_path: Path) -> None:
+    made = _made(tmp_path / "v1")
+    result = dataset.next_version(made, [], [], tmp_path / "v2", limit=30)
+    assert (result["added"], result["rejected"]) == (0, 0)
+    assert gold.read(tmp_path / "v2" / "gold.json") == gold.read(made.gold_path)

@@ -1,0 +1,52 @@
+"""When two rows count as the same (MISSION D5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from planish.data.normalise import duplicate_key, input_key, messages_key, normalised
+from planish.rows import ChatRow, LabelRow, Message, Origin, PromptCompletionRow, Row, TextRow
+
+WHERE = Origin(file="f", line=1, sha256="")
+
+
+@pytest.mark.parametrize(
+    ("text", "same"), [("  A\t b\n", "a b"), ("ﬁne", "fine"), ("Ｆull", "full"), ("a\u00a0b", "a b"), ("É", "é"), ("e\u0301", "é"), ("", "")]
+)
+def test_d5_normalisation(text: str, same: str) -> None:
+    assert normalised(text) == same
+    assert normalised(normalised(text)) == normalised(text)
+
+
+def _chat(*contents: str) -> ChatRow:
+    roles = ("user", "assistant")
+    return ChatRow(id="c", origin=WHERE, messages=tuple(Message(role=roles[n % 2], content=content) for n, content in enumerate(contents)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same_row", "same_input"),
+    [
+        (LabelRow(id="1", origin=WHERE, text="A b", label="x"), LabelRow(id="2", origin=WHERE, text="a  B", label="x"), True, True),
+        (LabelRow(id="1", origin=WHERE, text="a", label="x"), LabelRow(id="2", origin=WHERE, text="a", label="y"), False, True),
+        (LabelRow(id="1", origin=WHERE, text="a", label="b c"), LabelRow(id="2", origin=WHERE, text="a b", label="c"), False, False),
+        (
+            PromptCompletionRow(id="1", origin=WHERE, prompt="p", completion="c"),
+            PromptCompletionRow(id="1", origin=WHERE, prompt="P", completion="d"),
+            False,
+            True,
+        ),
+        (_chat("a", "b"), _chat("A", "B"), True, True),
+        (_chat("a", "b"), _chat("a", "c"), False, True),
+        (_chat("a", "b", "c", "d"), _chat("a", "b"), False, False),
+        (TextRow(id="1", origin=WHERE, text="a"), TextRow(id="2", origin=WHERE, text=" A "), True, True),
+        (TextRow(id="1", origin=WHERE, text="a"), LabelRow(id="2", origin=WHERE, text="a", label="x"), False, False),
+    ],
+)
+def test_d5_keys(one: Row, other: Row, same_row: bool, same_input: bool) -> None:
+    assert (duplicate_key(one) == duplicate_key(other)) is same_row
+    assert (input_key(one) == input_key(other)) is same_input
+
+
+def test_prompts_compare_by_role_and_content() -> None:
+    assert messages_key([Message(role="user", content="Hi ")]) == messages_key([Message(role="user", content="hi")])
+    assert messages_key([Message(role="user", content="hi")]) != messages_key([Message(role="system", content="hi")])
