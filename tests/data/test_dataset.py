@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from planish.data import dataset, gold, task
-from planish.data.contract import read_rows
-from planish.data.dataset import Dataset, feedback_version
-from planish.data.feedback import CorrectedText
+from planish.data.dataset import Correction, Dataset, feedback_version
 from planish.data.finding import Finding
-from planish.data.request_log import Correction, LogRecord
 from planish.data.split import SplitName, divide
 from planish.errors import InputError
 from planish.rows import LabelRow, Origin, RejectCode, RejectedRow
@@ -107,7 +103,7 @@ def test_l5_40_corrections_split_in_half_by_hash_reproducibly(tmp_path: Path) ->
     The number in gold is binomial(40, 1/2): mean 20, standard deviation sqrt(40/4) = 3.16, so 20 ± 10 is about three of them. No row is in both halves.
     """
     made = _made(tmp_path)
-    corrections = [CorrectedText(log_id=f"r{n}", text=f"Served {n}", corrected="bad", author="ann") for n in range(40)]
+    corrections = [Correction(log_id=f"r{n}", text=f"Served {n}", corrected="bad", author="ann") for n in range(40)]
     grown = feedback_version(made, corrections)
     assert len(grown.rows) == len(grown.assignment) == 40
     assert grown.rejected == ()
@@ -126,14 +122,14 @@ def test_l5_what_is_known_contradicted_or_gold_is_refused(tmp_path: Path) -> Non
     trained = next(row for row in _rows() if placed[row.id] == "train")
     other = {"bad": "good", "good": "bad"}
     cases = [
-        (CorrectedText(log_id="1", text=held.text.upper(), corrected=other[held.label]), RejectCode.GOLD_OVERLAP),
-        (CorrectedText(log_id="2", text=trained.text, corrected=trained.label), RejectCode.DUPLICATE),
-        (CorrectedText(log_id="3", text=trained.text, corrected=other[trained.label]), RejectCode.LABEL_CONFLICT),
-        (CorrectedText(log_id="4", text="New", corrected="ugly"), RejectCode.LABEL_UNKNOWN),
-        (CorrectedText(log_id="5", text=" ", corrected="bad"), RejectCode.EMPTY_ANSWER),
-        (CorrectedText(log_id="6", text="New", corrected="bad"), None),
-        (CorrectedText(log_id="7", text="new", corrected="bad"), RejectCode.DUPLICATE),
-        (CorrectedText(log_id="8", text="new", corrected="good"), RejectCode.LABEL_CONFLICT),
+        (Correction(log_id="1", text=held.text.upper(), corrected=other[held.label]), RejectCode.GOLD_OVERLAP),
+        (Correction(log_id="2", text=trained.text, corrected=trained.label), RejectCode.DUPLICATE),
+        (Correction(log_id="3", text=trained.text, corrected=other[trained.label]), RejectCode.LABEL_CONFLICT),
+        (Correction(log_id="4", text="New", corrected="ugly"), RejectCode.LABEL_UNKNOWN),
+        (Correction(log_id="5", text=" ", corrected="bad"), RejectCode.EMPTY_ANSWER),
+        (Correction(log_id="6", text="New", corrected="bad"), None),
+        (Correction(log_id="7", text="new", corrected="bad"), RejectCode.DUPLICATE),
+        (Correction(log_id="8", text="new", corrected="good"), RejectCode.LABEL_CONFLICT),
     ]
     grown = feedback_version(made, [correction for correction, _ in cases])
     assert [row.code for row in grown.rejected] == [code for _, code in cases if code]
@@ -143,7 +139,7 @@ def test_l5_what_is_known_contradicted_or_gold_is_refused(tmp_path: Path) -> Non
 
 def test_l5_the_next_version_keeps_every_stored_row_where_it_was(tmp_path: Path) -> None:
     made = _made(tmp_path / "v1")
-    grown = feedback_version(made, [CorrectedText(log_id=str(n), text=f"Served {n}", corrected="bad") for n in range(40)])
+    grown = feedback_version(made, [Correction(log_id=str(n), text=f"Served {n}", corrected="bad") for n in range(40)])
     rows = [*dataset.every_row(made), *grown.rows]
     split = divide(rows, existing=dataset.assignment(made) | grown.assignment)
     assert split.findings == ()
@@ -160,63 +156,3 @@ def test_l5_corrections_of_another_task_are_refused(tmp_path: Path) -> None:
     chat = Dataset(made.folder, made.manifest.model_copy(update={"task": task.chat()}))
     with pytest.raises(InputError, match="not converted yet"):
         feedback_version(chat, [])
-
-
-def _record(log_id: str, content: dict[str, Any] | None) -> LogRecord:
-    return LogRecord(
-        id=log_id,
-        ts="",
-        model="m",
-        template_hash="",
-        params={},
-        prompt_tokens=1,
-        completion_tokens=1,
-        latency_ms=1.0,
-        ttft_ms=1.0,
-        finish="stop",
-        content=content,
-    )
-
-
-def test_l5_logged_requests_become_the_next_version(tmp_path: Path) -> None:
-    """40 logged requests, corrected; and five corrections that cannot be used. At most 30 are taken. The stored rows stay where they were when the next recipe
-    reads the new rows.jsonl.
-    """
-    made = _made(tmp_path / "v1")
-    records = [_record(f"r{n}", {"messages": [message.model_dump() for message in TRIAGE.prompt(f"Served {n}")], "answer": "good"}) for n in range(40)]
-    records += [_record("empty", None), _record("plain", {"prompt": "Plain text"}), _record("odd", {"messages": [{"role": "system", "content": "x"}]})]
-    corrections = [Correction(log_id="plain", corrected="bad"), Correction(log_id="r0", corrected="good")]
-    corrections += [Correction(log_id=name, corrected="bad") for name in ("absent", "empty", "odd", *(f"r{n}" for n in range(40)))]
-    corrections[-1] = Correction(log_id="r39", corrected="ugly")
-    result = dataset.next_version(made, records, corrections, tmp_path / "v2", limit=30)
-    assert {key: result[key] for key in ("version", "added", "rejected", "rejected.missing_field", "rejected.duplicate", "over_limit")} == {
-        "version": 2,
-        "added": 30,
-        "rejected": 4,
-        "rejected.missing_field": 3,
-        "rejected.duplicate": 1,
-        "over_limit": 11,
-    }
-    following = dataset.read(tmp_path / "v2")
-    assert (following.sha256, following.manifest.version, following.manifest.parents) == (result["sha256"], 2, (made.sha256,))
-    rows = list(dataset.every_row(following))
-    assert isinstance(rows[200], LabelRow)
-    assert (rows[200].text, rows[200].label, rows[200].origin.line) == ("Plain text", "bad", 1)
-    assert rows[201].extra["log_id"] == "r0"
-    assert result["to_train"] + result["to_gold"] == 30  # type: ignore[operator]
-    held = gold.read(following.gold_path)
-    assert (len(held.samples), held.version) == (40 + int(result["to_gold"]), 2)
-    assert gold.overlap(held, list(following.rows("train")), TRIAGE) == []
-
-    reading = read_rows(tmp_path / "v2" / "rows.jsonl", shape="label", labels=TRIAGE.labels)
-    assert list(reading.accepted) == rows
-    kept = dataset.stored_split(tmp_path / "v2" / "rows.jsonl")
-    assert divide(reading.accepted, existing=kept).assignment == kept == dataset.assignment(following)
-    assert dataset.stored_split(tmp_path / "other.jsonl") is None
-
-
-def test_l5_without_new_gold_rows_the_gold_set_is_the_same(tmp_path: Path) -> None:
-    made = _made(tmp_path / "v1")
-    result = dataset.next_version(made, [], [], tmp_path / "v2", limit=30)
-    assert (result["added"], result["rejected"]) == (0, 0)
-    assert gold.read(tmp_path / "v2" / "gold.json") == gold.read(made.gold_path)

@@ -61,7 +61,7 @@ def test_shares_and_labels_are_kept() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_d8_balance_is_within_2_points_of_scikit_learn(seed: int) -> None:
-    """MISSION D8, Proof: gold against a test fold of StratifiedGroupKFold(5), each judged by its distance from a fifth of the rows and from the label shares."""
+    """MISSION D8, Proof: gold against a test fold of StratifiedGroupKFold(5), judged by their distance from a fifth of the rows and from the label shares."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     rows = _reviews(300, seed)

@@ -30,7 +30,10 @@ PROMPTS = [[1, 20 + index % 3, *range(30, 40 + 3 * index)] for index in range(6)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("llamacpp") / "model", hidden=64)
+    model = make_tiny(tmp_path_factory.mktemp("llamacpp") / "model", hidden=64)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1200}))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(file: Path) -> Iterator[LlamaCppEngine]:
-    started = start(file, context=1200)
+    started = start(file, context=1200, threads=1)
     yield started
     started.close()
     started.close()
@@ -64,7 +67,7 @@ def test_probabilities_are_bit_equal_whatever_the_cache_holds(engine: LlamaCppEn
 
 
 def test_choose_agrees_with_transformers(engine: LlamaCppEngine, folder: Path, file: Path) -> None:
-    plain = start(folder.parent / export(folder, folder.parent, quant="F16").file, context=256)
+    plain = start(folder.parent / export(folder, folder.parent, quant="F16").file, context=256, threads=1)
     try:
         options = [[7], [8, 9], [8, 10], [300]]
         got = plain.choose(PROMPTS, options)
@@ -86,15 +89,18 @@ def by_transformers(model: LlamaForCausalLM, prompts: list[list[int]], options: 
     return rows
 
 
-def test_a_stream_is_the_answer_in_pieces(engine: LlamaCppEngine) -> None:
-    decoding = Decoding(max_new_tokens=12)
-    [whole] = engine.generate([PROMPTS[0]], decoding)
-    pieces = list(engine.stream(PROMPTS[0], decoding))
-    assert "".join(piece.text for piece in pieces) == whole.text
-    assert tuple(id for piece in pieces for id in piece.token_ids) == whole.token_ids
-    assert [piece.finish for piece in pieces if piece.finish] == [whole.finish]
-    assert whole.finish == "length"
-    assert len(whole.token_ids) == 12
+def test_a_stream_is_the_answer_in_pieces(engine: LlamaCppEngine, folder: Path) -> None:
+    tokenizer, decoding = AutoTokenizer.from_pretrained(folder), Decoding(max_new_tokens=4)
+    prompts = [[1, 20 + index, 30] for index in range(20)]
+    answers = dict(enumerate(engine.generate(prompts, decoding)))
+    readable = {index: answer for index, answer in answers.items() if "\ufffd" not in tokenizer.decode(answer.token_ids)}  # not bytes that are no text
+    assert len(readable) > 2
+    for index, whole in readable.items():
+        pieces = list(engine.stream(prompts[index], decoding))
+        assert "".join(piece.text for piece in pieces) == whole.text
+        assert tuple(id for piece in pieces for id in piece.token_ids) == whole.token_ids
+        assert [piece.finish for piece in pieces if piece.finish] == [whole.finish]
+    assert all(len(answer.token_ids) == 4 for answer in answers.values() if answer.finish == "length")
 
 
 def test_closing_a_stream_frees_the_slot(engine: LlamaCppEngine) -> None:
@@ -124,7 +130,7 @@ def test_sampling_is_repeatable_by_seed(engine: LlamaCppEngine) -> None:
 
 
 def test_concurrent_requests_keep_their_order(file: Path) -> None:
-    quick = start(file, context=256, exact=False)
+    quick = start(file, context=256, threads=1, exact=False)
     try:
         answers = quick.generate(PROMPTS, Decoding(max_new_tokens=4))
         assert [len(answer.token_ids) for answer in answers] == [4] * len(PROMPTS)
@@ -152,7 +158,7 @@ def test_a_broken_file_is_an_error_with_the_log(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_ends_the_request(file: Path) -> None:
-    doomed = start(file, context=1200)
+    doomed = start(file, context=1200, threads=1)
     stream = doomed.stream(PROMPTS[0], Decoding(max_new_tokens=1100))
     next(stream)
     os.kill(doomed._worker.process.pid, signal.SIGKILL)
@@ -176,7 +182,7 @@ def test_the_worker_goes_with_its_parent(file: Path) -> None:
 import os, pathlib, threading
 from planish.engines.llamacpp import start
 found = []
-thread = threading.Thread(target=lambda: found.append(start(pathlib.Path({str(file)!r}), context=256)))
+thread = threading.Thread(target=lambda: found.append(start(pathlib.Path({str(file)!r}), context=256, threads=1)))
 thread.start(); thread.join()  # the thread that started it ends: the worker must not
 from planish.model.engine import Decoding
 assert found[0].generate([[1, 2, 3]], Decoding(max_new_tokens=2))
@@ -194,13 +200,15 @@ os.kill(os.getpid(), 9)
 
 def test_which_prefixes_are_reused() -> None:
     held = Slot(0, tuple(range(100)), after=7)
-    assert held.reusable((*range(90), 1, 2))
-    assert not held.reusable((*range(90), 1))  # one token left is computed by other kernels
+    more = tuple(range(200, 216))
+    assert held.reusable((*range(90), *more))
+    assert not held.reusable((*range(90), *more[1:]))  # few tokens are computed by other kernels
     assert not held.reusable(tuple(range(100)))
-    assert not held.reusable((*range(100), 7, 8))  # its cache goes on with what was generated one by one
-    assert held.reusable((*range(100), 8, 9))
-    assert not Slot(0, tuple(range(100))).reusable((*range(100), 8, 9))  # a cut stream: nobody knows what follows
-    assert not held.reusable((*range(90), *range(90, 0, -1), *range(333)))  # 513 in all: the last one alone
+    assert not held.reusable((*range(100), 7, *more))  # its cache goes on with what was generated one by one
+    assert held.reusable((*range(100), 8, *more))
+    assert not Slot(0, tuple(range(100))).reusable((*range(100), 8, *more))  # a cut stream: nobody knows what follows
+    assert not held.reusable((*range(90), *range(513 - 90)))  # 513 in all: computed from nothing, the last one is alone
+    assert not Slot(0, (1, 2, 3), after=-1).reusable((1, 2, 3, *more))
     assert llamacpp.available_cores() >= 1
 
 
@@ -228,6 +236,11 @@ def test_real_model_agrees_with_transformers_on_50_prompts(tmp_path: Path) -> No
         assert engine.generate(prompts[:10][::-1], Decoding(max_new_tokens=24))[::-1] == answers
     finally:
         engine.close()
+    small = start(tmp_path / export(checkpoint, tmp_path, quant="Q4_K_M").file, context=512)
+    try:
+        assert small.choose(prompts[::-1], options)[::-1] == small.choose(prompts, options)
+    finally:
+        small.close()
     assert got == again
     worst = max(abs(a - b) for row, other in zip(got, expected, strict=True) for a, b in zip(row, other, strict=True))
     same = sum(row.index(max(row)) == other.index(max(other)) for row, other in zip(got, expected, strict=True))

@@ -205,9 +205,9 @@ def test_what_cannot_be_exported_is_refused(tiny: Path, tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(json.loads((tiny / "config.json").read_text()) | keys))
         return folder
 
-    with pytest.raises(InputError, match="GemmaForCausalLM.*\n.*LlamaForCausalLM"):
+    with pytest.raises(InputError, match=r"GemmaForCausalLM.*\n.*LlamaForCausalLM"):
         export(changed(architectures=["GemmaForCausalLM"]), tmp_path / "out")
-    with pytest.raises(InputError, match="blk.2.attn_norm.weight"):
+    with pytest.raises(InputError, match=r"blk.2.attn_norm.weight"):
         export(changed(num_hidden_layers=3), tmp_path / "out")
     with pytest.raises(InputError, match="rope_type dynamic"):
         export(changed(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4}), tmp_path / "out")

@@ -20,14 +20,15 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from planish.data import gold as gold_file
-from planish.data.feedback import CorrectedText, Feedback, convert, joined
+from planish.data.feedback import Correction, Feedback, convert
 from planish.data.finding import Finding
-from planish.data.request_log import Correction, LogRecord
 from planish.data.split import SPLITS, SplitName
 from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.rows import GoldSet, LabelRow, Noun, RejectedRow, Row, canonical_json, content_hash
 from planish.store.objects import file_hash, write_atomic
+
+__all__ = ["Correction", "Dataset", "Feedback", "Manifest", "assignment", "every_row", "feedback_version", "read", "rejected_rows", "write"]
 
 ROWS, REJECTED, SPLIT, GOLD, MANIFEST = "rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json"
 _ROW: TypeAdapter[Row] = TypeAdapter(Row)
@@ -150,34 +151,9 @@ def assignment(dataset: Dataset) -> dict[str, SplitName]:
     return placed
 
 
-def stored_split(rows: Path) -> dict[str, SplitName] | None:
-    """The stored split of the data set that `rows` is the rows.jsonl of, or None when it is any other file: growth keeps it (MISSION D8)."""
-    return assignment(read(rows.parent)) if rows.name == ROWS and (rows.parent / MANIFEST).is_file() else None
-
-
-def feedback_version(dataset: Dataset, corrections: Sequence[CorrectedText]) -> Feedback:
+def feedback_version(dataset: Dataset, corrections: Sequence[Correction]) -> Feedback:
     """What corrections add to the data set (MISSION L5); see `planish.data.feedback.convert`."""
     return convert(every_row(dataset), assignment(dataset), dataset.task, corrections)
-
-
-def next_version(dataset: Dataset, records: Iterable[LogRecord], corrections: Sequence[Correction], folder: Path, *, limit: int) -> dict[str, int | str]:
-    """Write the data set's next version to `folder`: every stored row where it was, and at most `limit` new ones from corrected requests.
-
-    Gives the new version and its hash, and counts: `added`, `to_train`, `to_gold`, `rejected` with one count per code, and `over_limit`, the corrections that
-    wait. Rows that the last version refused are not carried over: they are in its own folder.
-    """
-    texts, unusable = joined(records, corrections, dataset.task)
-    grown = feedback_version(dataset, texts[:limit])
-    rejected = [*unusable, *grown.rejected]
-    rows = [*every_row(dataset), *grown.rows]
-    sealed = gold_file.extend(gold_file.read(dataset.gold_path), [row for row in grown.rows if grown.assignment[row.id] == "gold"], dataset.task)
-    placed = assignment(dataset) | grown.assignment
-    version = dataset.manifest.version + 1
-    made = write(folder, rows, rejected, placed, sealed, dataset.task, version=version, parents=(dataset.sha256,))
-    halves = Counter(grown.assignment.values())
-    codes = Counter(f"rejected.{row.code.value}" for row in rejected)
-    counts = {"added": len(grown.rows), "to_train": halves["train"], "to_gold": halves["gold"], "rejected": len(rejected), **dict(sorted(codes.items()))}
-    return {"version": version, "sha256": made.sha256, "over_limit": len(texts[limit:]), **counts}
 
 
 def _lines(path: Path, nouns: Iterable[Any]) -> None:

@@ -8,24 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from planish.data.contract import Refused, row_from
 from planish.data.formats import Fault
 from planish.data.normalise import input_key
-from planish.data.request_log import Correction, LogRecord
 from planish.data.split import SplitName
 from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.rows import LabelRow, Noun, Origin, RejectCode, RejectedRow, Row, canonical_json
 
 FILE = "corrections.jsonl"
-"""Where the origin of a row made from a correction points, with the correction's 1-based place."""
+"""What the origin of a row made from a correction names, with the correction's 1-based place among them."""
 
 
-class CorrectedText(Noun):
+class Correction(Noun):
     """What a person says a served request should have been answered. `text` is the user's own text, without the instruction."""
 
     log_id: str
     text: str
     corrected: str
     author: str = ""
-    place: int = 0  # 1-based among the corrections as given; 0: its place in the list it comes in
 
 
 class Feedback(Noun):
@@ -36,24 +34,7 @@ class Feedback(Noun):
     assignment: dict[str, SplitName]
 
 
-def joined(records: Iterable[LogRecord], corrections: Sequence[Correction], task: Task) -> tuple[list[CorrectedText], list[RejectedRow]]:
-    """Each correction with the text of the request it corrects, and the corrections that cannot be used. Of several for one request the last counts."""
-    requests = {record.id: record for record in records}
-    last = {correction.log_id: place for place, correction in enumerate(corrections, start=1)}
-    usable: list[CorrectedText] = []
-    refused: list[RejectedRow] = []
-    for place, correction in enumerate(corrections, start=1):
-        found = _asked_text(requests.get(correction.log_id), task)
-        if last[correction.log_id] != place:
-            found = Fault(RejectCode.DUPLICATE, f"a later correction of request {correction.log_id} replaces it", "none needed: the last one counts")
-        if isinstance(found, Fault):
-            refused.append(_rejected(place, None, found, correction))
-        else:
-            usable.append(CorrectedText(log_id=correction.log_id, text=found, corrected=correction.corrected, place=place))
-    return usable, refused
-
-
-def convert(rows: Iterable[Row], placed: Mapping[str, SplitName], task: Task, corrections: Sequence[CorrectedText]) -> Feedback:
+def convert(rows: Iterable[Row], placed: Mapping[str, SplitName], task: Task, corrections: Sequence[Correction]) -> Feedback:
     """Corrections as rows of the next version: held to the same contract, without copies, each with its lineage in `extra`.
 
     A row whose id hashes below a half goes to the next gold set, any other to train. What asks a gold row's question is quarantined as gold_overlap; what
@@ -70,8 +51,7 @@ def convert(rows: Iterable[Row], placed: Mapping[str, SplitName], task: Task, co
     taken = set(placed)
     added: list[LabelRow] = []
     rejected: list[RejectedRow] = []
-    for index, correction in enumerate(corrections, start=1):
-        place = correction.place or index
+    for place, correction in enumerate(corrections, start=1):
         made = _row(correction, task, place)
         fault = made if isinstance(made, Fault) else _refused(made, asked.get(input_key(made)), placed)
         if isinstance(made, LabelRow) and fault is None:
@@ -85,20 +65,7 @@ def convert(rows: Iterable[Row], placed: Mapping[str, SplitName], task: Task, co
     return Feedback(rows=tuple(added), rejected=tuple(rejected), assignment={row.id: _half(row.id) for row in added})
 
 
-def _asked_text(record: LogRecord | None, task: Task) -> str | Fault:
-    """What the user wrote, without the instruction."""
-    if record is None:
-        return Fault(RejectCode.MISSING_FIELD, "no logged request has this log_id", "take the id of an answer that this deployment gave")
-    if record.content is None:
-        return Fault(RejectCode.MISSING_FIELD, "the content of this request was not kept", "only requests logged with their content can be corrected")
-    turns = record.content.get("messages") or [{"role": "user", "content": record.content.get("prompt")}]
-    said = [turn.get("content") for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
-    if not said or not isinstance(said[-1], str):
-        return Fault(RejectCode.MISSING_FIELD, "the request has no text of a user", "only requests with a user's text can be corrected")
-    return task.text_of(said[-1])
-
-
-def _row(correction: CorrectedText, task: Task, place: int) -> LabelRow | Fault:
+def _row(correction: Correction, task: Task, place: int) -> LabelRow | Fault:
     value = {"text": correction.text, "label": correction.corrected, "log_id": correction.log_id, "author": correction.author}
     origin = Origin(file=FILE, line=place, sha256=hashlib.sha256(_raw(correction).encode()).hexdigest())
     try:
@@ -124,9 +91,9 @@ def _half(row_id: str) -> SplitName:
     return "gold" if int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big") / 2**64 < 0.5 else "train"
 
 
-def _raw(correction: Noun) -> str:
-    return canonical_json(correction.model_dump(mode="json", exclude={"place"}))
+def _raw(correction: Correction) -> str:
+    return canonical_json(correction.model_dump(mode="json"))
 
 
-def _rejected(place: int, row_id: str | None, fault: Fault, correction: Noun) -> RejectedRow:
+def _rejected(place: int, row_id: str | None, fault: Fault, correction: Correction) -> RejectedRow:
     return RejectedRow(file=FILE, line=place, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=_raw(correction))

@@ -30,14 +30,6 @@ def build(rows: Sequence[Row], task: Task, *, version: int = 1, slices: Sequence
     return GoldSet.seal(tuple(samples), task.labels, version)
 
 
-def extend(gold: GoldSet, rows: Sequence[Row], task: Task) -> GoldSet:
-    """The next version: the same samples and those of `rows`. Without new rows it is the same version."""
-    if not rows:
-        return gold
-    samples = sorted((*gold.samples, *(_sample(row, task, ()) for row in rows)), key=lambda sample: sample.id)
-    return GoldSet.seal(tuple(samples), gold.labels, gold.version + 1)
-
-
 def write(gold: GoldSet, path: Path) -> None:
     """Write the gold set with a seal over everything in it, whole or not at all."""
     body = gold.model_dump(mode="json")

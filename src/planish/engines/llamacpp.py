@@ -23,6 +23,7 @@ from planish.model.worker import Worker, begin, serve
 START_S = 120.0  # loading a file from a cold disk
 SILENCE_S = 600.0  # the longest wait for the next piece of an answer
 PHYSICAL_BATCH = 512  # prompt tokens that llama.cpp computes at once
+LARGE_BATCH = 16  # tokens from which on the cut of a prompt into batches leaves no trace in the bits
 BIAS = 100.0  # lifts the allowed tokens above all others; the same for each, so it cancels among them
 Answer = TypeVar("Answer")
 RANDOM_SEED = 2**32 - 1  # llama.cpp reads this one as "no seed"
@@ -41,7 +42,11 @@ def start(model: Path, *, context: int = 4096, slots: int = 2, threads: int = 0,
     key = secrets.token_urlsafe(32)
     config = {"model": str(model), "context": context, "slots": slots, "threads": threads or available_cores(), "exact": exact, "key": key}
     worker = Worker("planish.engines.llamacpp", config, timeout=START_S)
-    return LlamaCppEngine(worker, key, context=context, slots=slots, exact=exact)
+    try:
+        return LlamaCppEngine(worker, key, context=context, slots=slots, exact=exact)
+    except BaseException:
+        worker.close()
+        raise
 
 
 def available_cores() -> int:
@@ -65,57 +70,66 @@ class Slot:
     def reusable(self, prompt: tuple[int, ...]) -> bool:
         """Whether going on from this slot's cache gives the very bits that computing `prompt` from nothing would.
 
-        llama.cpp computes a single token by other kernels than a batch of two or more. Kept are prefixes that were computed in a batch (not generated one by
-        one), and only where the rest of the prompt is a batch as well.
+        llama.cpp computes few tokens by other kernels than many (measured: up to 5 differ, from 8 on every split gives the same bits). Kept are prefixes that
+        were computed in large batches, not generated one by one, and only where the rest of the prompt is a large batch as well.
         """
         shared = min(self.shared(prompt), len(prompt) - 1)
         if shared == len(self.prompt) and self.after in (None, prompt[shared]):
             return False
-        return all(count % PHYSICAL_BATCH != 1 for count in (len(prompt), len(prompt) - shared, len(self.prompt)))
+        counts = (len(prompt), len(prompt) - shared, len(self.prompt))
+        return all(count % PHYSICAL_BATCH == 0 or count % PHYSICAL_BATCH >= LARGE_BATCH for count in counts)
 
 
 class LlamaCppEngine:
-    """The worker's client. Prompts are token ids; every request is streamed, so that closing it frees the slot at once."""
+    """The worker's client. Prompts are token ids. `context` is what the worker grants: never more than the model was trained for."""
 
     name = "llamacpp"
 
     def __init__(self, worker: Worker, key: str, *, context: int, slots: int, exact: bool) -> None:
         httpx = require("httpx", extra="serve")
-        self.context, self.exact = context, exact
+        self.exact = exact
         self._worker = worker
         self._broken: type[Exception] = httpx.TransportError
         self._client = httpx.Client(
             base_url=worker.ready["address"],
             headers={"authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(SILENCE_S, connect=5.0),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=False,  # a proxy from the environment must not see calls to this machine
         )
         self._slots = [Slot(index) for index in range(slots)]
         self._free = threading.Condition()
+        self.context = min(context, int(self._client.get("/props").raise_for_status().json()["default_generation_settings"]["n_ctx"]))
 
     def generate(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Generation]:
         """One answer per prompt, in order. Raises InputError for prompts that do not fit (all at once), RunFailed "engine_died" when the worker is gone."""
         self._check(prompts, decoding.max_new_tokens)
 
         def answer(prompt: Sequence[int]) -> Generation:
-            pieces = list(self.stream(prompt, decoding))
-            return Generation("".join(piece.text for piece in pieces), tuple(id for piece in pieces for id in piece.token_ids), pieces[-1].finish or "length")
+            # Not streamed: in a stream llama.cpp leaves out the ids of tokens that end inside a character.
+            [event] = self._events(prompt, {**wanted(decoding), "stream": False})
+            ids = event["tokens"][:-1] if event["stop_type"] == "eos" else event["tokens"]
+            text = event["content"]
+            if finish(event) == "length":
+                text = text.rstrip("\ufffd")  # a character cut in half, which a stream does not send either
+            return Generation(text, tuple(ids), finish(event))
 
         return self._together(answer, prompts)
 
     def stream(self, prompt: Sequence[int], decoding: Decoding) -> Iterator[Delta]:
-        """One answer in pieces. Token ids come one piece behind their text: the end-of-turn token, known only afterwards, is not among them."""
+        """One answer in pieces; closing the iterator ends the computation at once.
+
+        Token ids come one piece behind their text, because the end-of-turn token is known only afterwards and is not among them. Ids of tokens that end
+        inside a character are missing: llama.cpp does not send them.
+        """
         self._check([prompt], decoding.max_new_tokens)
-        settings = {"n_predict": decoding.max_new_tokens, "stop": list(decoding.stop), "return_tokens": True, **sampling(decoding)}
-        with closing(self._events(prompt, settings)) as events:
+        with closing(self._events(prompt, wanted(decoding))) as events:
             behind: tuple[int, ...] = ()
             for event in events:
-                finish: Literal["stop", "length"] | None = None
-                if event.get("stop"):
-                    finish = "length" if event["stop_type"] == "limit" else "stop"
-                    behind = behind[:-1] if event["stop_type"] == "eos" else behind
-                yield Delta(event.get("content", ""), behind, finish)
+                last = event["stop"]
+                if last and event["stop_type"] == "eos":
+                    behind = behind[:-1]
+                yield Delta(event["content"], behind, finish(event) if last else None)
                 behind = tuple(event.get("tokens", ()))
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -179,7 +193,7 @@ class LlamaCppEngine:
                 self._free.notify()
 
     def _events(self, prompt: Sequence[int], settings: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The server's events of one streamed completion; the last one has "stop". Closing it ends the computation."""
+        """The server's events of one completion, the last with "stop" true; a single one when not streamed. Closing it ends the computation."""
         ids = tuple(prompt)
         with self._slot(ids) as slot:
             body = {"prompt": ids, "stream": True, "id_slot": slot.id, "cache_prompt": not self.exact or slot.reusable(ids), **settings}
@@ -190,7 +204,7 @@ class LlamaCppEngine:
                     if response.status_code != 200:
                         raise RunFailed(Problem(self.name, f"answered {response.status_code}: {response.read().decode()[:500]}"))
                     for line in response.iter_lines():
-                        if not line.startswith("data: "):
+                        if not line.startswith(("data: ", "{")):
                             continue
                         event = json.loads(line.removeprefix("data: "))
                         if "error" in event:
@@ -208,12 +222,18 @@ class LlamaCppEngine:
             raise self._worker.failure("ended its answer early")
 
 
-def sampling(decoding: Decoding) -> dict[str, Any]:
+def finish(event: Mapping[str, Any]) -> Literal["stop", "length"]:
+    """How the answer ended that `event` is the last of."""
+    return "length" if event["stop_type"] == "limit" else "stop"
+
+
+def wanted(decoding: Decoding) -> dict[str, Any]:
     """llama.cpp's settings for `decoding`: temperature, then top-k, then top-p (MISSION E2), and none of its other samplers."""
+    settings = {"n_predict": decoding.max_new_tokens, "stop": list(decoding.stop), "return_tokens": True}
     if decoding.temperature == 0:
-        return {"samplers": ["top_k"], "top_k": 1, "temperature": 1.0}
-    settings = {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p, "min_keep": 0}
-    return {"samplers": ["temperature", "top_k", "top_p"], "seed": decoding.seed % RANDOM_SEED, **settings}
+        return {**settings, "samplers": ["top_k"], "top_k": 1, "temperature": 1.0}
+    settings |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p, "min_keep": 0}
+    return {**settings, "samplers": ["temperature", "top_k", "top_p"], "seed": decoding.seed % RANDOM_SEED}
 
 
 def main() -> None:
@@ -231,7 +251,9 @@ def main() -> None:
     params.cache_ram_mib, params.cache_idle_slots = 0, False  # it would bring back states that the client does not know of
     params.ui, params.endpoint_slots, params.verbosity = False, False, 1
     if config["exact"]:
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type(0)  # off: its sums depend on how a prompt was cut into batches
+        # Both make the sums of a token depend on how the prompt was cut into batches.
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type(0)  # off
+        params.no_extra_bufts = True  # weights repacked for four rows at a time
     server = xllamacpp.Server(params)
     serve(answer, {"address": server.listening_address})
 

@@ -44,7 +44,8 @@ def main(folder: Path) -> int:
         package_hash=package.name,
         gold_hash=dataset.read(Path(config["dataset"])).manifest.gold_sha256,
     )
-    log = JsonlRequestLog(deployment.log, Redactor() if config["redact"] else None)
+    # no text is kept unless it can be redacted first
+    log = JsonlRequestLog(deployment.log, Redactor() if config["log_content"] and config["redact"] else None)
     app = create_app(served, log=log, keys=KeyRing.load(folder / "keys.json"), slots=slots, queue=config["queue"])
     stopping = threading.Event()
     if config["observe"] is not None:

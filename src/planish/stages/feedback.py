@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planish.data import dataset
-from planish.data.request_log import read_corrections, read_log
+from planish.data import dataset, gold
+from planish.data.request_log import Correction, LogRecord, read_corrections, read_log
+from planish.data.task import Task
 from planish.events import EventType
 from planish.recipe import Recipe
 from planish.stages._context import Context, Inputs, read_json, write_json
@@ -23,20 +24,64 @@ def options(recipe: Recipe) -> dict[str, Any]:
     return {"feedback": recipe.feedback.model_dump(mode="json"), "corrections": file_hash(path) if path is not None and path.is_file() else None}
 
 
+def still_true(context: Context, folder: Path) -> bool:
+    """Corrections posted to the endpoint since then make the stage run again."""
+    known = read_json(folder / "feedback.json")
+    return bool(known["posted"] == len(read_corrections(Path(known["log"]))[0])) if Path(known["log"]).is_file() else True
+
+
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """`dataset/`, `next_recipe.yaml`, and `feedback.json` with what was taken, what was refused and why."""
+    """`dataset/` (the next version), `next_recipe.yaml`, and `feedback.json` with what was taken, what was refused and why."""
     recipe = context.recipe
     assert recipe.feedback is not None
-    deployment = open_deployment(Path(read_json(inputs["serve"] / "deployment.json")["folder"]))
-    records, torn = read_log(deployment.log)
-    posted, _ = read_corrections(deployment.log)
+    log = open_deployment(Path(read_json(inputs["serve"] / "deployment.json")["folder"])).log
+    records = {record.id: record for record in read_log(log)[0]}
+    posted = read_corrections(log)[0]
     path = recipe.resolve(recipe.feedback.corrections) if recipe.feedback.corrections else None
-    given = read_corrections(path)[0] if path is not None and path.is_file() else []
+    given, unread = read_corrections(path) if path is not None and path.is_file() else ([], 0)
     data = dataset.read(inputs["prepare"])
-    result = dataset.next_version(data, records, [*posted, *given], folder / "dataset", limit=recipe.feedback.rows_per_day)
-    write_json(folder / "feedback.json", {"requests": len(records), "torn_lines": torn, "corrections": len(posted) + len(given), **result})
+    taken, refused = _matched([*posted, *given], records, data.task, recipe.feedback.rows_per_day)
+    grown = dataset.feedback_version(data, taken)
+    _write_next(data, grown, folder / "dataset")
+    summary = {
+        "log": str(log),
+        "requests": len(records),
+        "posted": len(posted),
+        "unread_lines": unread,
+        "corrections": len(posted) + len(given),
+        "rows_added": len(grown.rows),
+        "added": [{"row": row.id, "split": grown.assignment[row.id], "log_id": row.extra.get("log_id")} for row in grown.rows],
+        "refused": [*refused, *({"log_id": row.row_id, "code": row.code.value, "why": row.why} for row in grown.rejected)],
+    }
+    write_json(folder / "feedback.json", summary)
     _next_recipe(recipe, context.run_id, folder)
-    context.event(EventType.FEEDBACK_CONVERTED, {"requests": len(records), **{name: value for name, value in result.items() if isinstance(value, int)}})
+    context.event(EventType.FEEDBACK_CONVERTED, {name: value for name, value in summary.items() if isinstance(value, int)})
+    context.progress.say(f"  {summary['corrections']} corrections: {len(grown.rows)} rows added, {len(summary['refused'])} refused")
+
+
+def _matched(corrections: list[Correction], records: dict[str, LogRecord], task: Task, limit: int) -> tuple[list[dataset.Correction], list[dict[str, Any]]]:
+    """Corrections with the text that was asked, as it stands redacted in the log; those that cannot be matched are refused with the reason."""
+    taken, refused = [], []
+    for correction in corrections:
+        record = records.get(correction.log_id)
+        if record is None or record.content is None or "messages" not in record.content:
+            why = "no request of this endpoint has this id" if record is None else "the text of this request was not kept"
+            refused.append({"log_id": correction.log_id, "code": "not_logged", "why": why})
+        elif len(taken) == limit:
+            refused.append({"log_id": correction.log_id, "code": "over_budget", "why": f"more than rows_per_day ({limit})"})
+        else:
+            text = task.text_of(record.content["messages"][-1]["content"])
+            taken.append(dataset.Correction(log_id=correction.log_id, text=text, corrected=correction.corrected))
+    return taken, refused
+
+
+def _write_next(data: dataset.Dataset, grown: dataset.Feedback, folder: Path) -> None:
+    """Every stored row in its stored split, and the new rows in theirs; the gold set is a new version when it grew."""
+    rows = [*dataset.every_row(data), *grown.rows]
+    placed = dataset.assignment(data) | grown.assignment
+    version = data.manifest.version + 1
+    sealed = gold.build([row for row in rows if placed[row.id] == "gold"], data.task, version=version)
+    dataset.write(folder, rows, [*dataset.rejected_rows(data), *grown.rejected], placed, sealed, data.task, version=version, parents=[data.sha256])
 
 
 def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
@@ -44,7 +89,7 @@ def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
     from ruamel.yaml import YAML
 
     plain = recipe.model_dump(mode="json", exclude_defaults=True) | {"recipe": 1, "parent": run_id}
-    plain["data"] = recipe.data.model_dump(mode="json", exclude_defaults=True) | {"path": "dataset/rows.jsonl"}
+    plain["data"] = recipe.data.model_dump(mode="json", exclude_defaults=True) | {"path": "dataset"}
     with (folder / "next_recipe.yaml").open("w", encoding="utf-8") as out:
         YAML().dump(_short(plain), out)
 

@@ -15,7 +15,7 @@ from planish.data.task import Task, chat, classification, require_scorer
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.recipe import Recipe
-from planish.rows import Row, canonical_json
+from planish.rows import canonical_json
 from planish.stages._context import Context, Inputs
 from planish.store.objects import file_hash, write_atomic
 
@@ -25,10 +25,11 @@ NEEDS: tuple[str, ...] = ()
 def options(recipe: Recipe) -> dict[str, Any]:
     """The data section, and the rows by content. A missing file is refused before anything runs."""
     path = recipe.resolve(recipe.data.path)
-    if not path.is_file():
+    source = path / dataset.MANIFEST if path.is_dir() else path
+    if not source.is_file():
         where = f"data.path: {recipe.data.path}"
-        raise InputError(Problem(where, "there is no such file", "give the path of the rows, relative to the recipe"))
-    return {"data": recipe.data.model_dump(mode="json", exclude={"path"}), "sha256": file_hash(path), "scorers": [scorer.name for scorer in recipe.evaluate.scorers]}
+        raise InputError(Problem(where, "there is no such file or data set", "give the path of the rows, relative to the recipe"))
+    return {"data": recipe.data.model_dump(mode="json", exclude={"path"}), "sha256": file_hash(source), "scorers": [scorer.name for scorer in recipe.evaluate.scorers]}
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
@@ -36,18 +37,23 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     section = context.recipe.data
     for scorer in context.recipe.evaluate.scorers:
         require_scorer(section.task, scorer.name)
-    reading = _read(context)
+    path = context.recipe.resolve(section.path)
+    grown = dataset.read(path) if path.is_dir() else None
+    reading = _stored(grown) if grown is not None else _read(context)
+    existing = dataset.assignment(grown) if grown is not None else None
     task = _task(context, reading)
     found: dict[str, list[Finding]] = {}
     for use in section.checks:
         # what a check may need of the split is made anew each time, as each check may set rows aside
-        split = divide(reading.accepted, **_shares(context)) if use.name == "leakage" else None
+        split = divide(reading.accepted, existing=existing, **_shares(context)) if use.name == "leakage" else None
         found[use.name] = shelf.call("checks", use.name, "check", use.options)(reading.accepted, split.assignment if split else None)
         reading = reading.set_aside(found[use.name])
-    split = divide(reading.accepted, **_shares(context))
-    sealed = gold.build([row for row in reading.accepted if split.assignment[row.id] == "gold"], task)
-    kept: list[Row] = [row for row in reading.accepted if row.id in split.assignment]
-    made = dataset.write(folder, kept, reading.rejected, split.assignment, sealed, task, findings=found)
+    split = divide(reading.accepted, existing=existing, **_shares(context))
+    reading = reading.set_aside(split.findings)
+    version = grown.manifest.version if grown is not None else 1
+    sealed = gold.build([row for row in reading.accepted if split.assignment[row.id] == "gold"], task, version=version)
+    parents = grown.manifest.parents if grown is not None else ()
+    made = dataset.write(folder, reading.accepted, reading.rejected, split.assignment, sealed, task, findings=found, version=version, parents=parents)
     context.event(EventType.DATASET_WRITTEN, dict(made.manifest.counts))
     context.event(EventType.GOLD_SEALED, {"sha256": sealed.sha256, "rows": len(sealed.samples), "version": sealed.version})
     counts = made.manifest.counts
@@ -67,6 +73,12 @@ def _read(context: Context) -> Reading:
         path = context.work / "rejected.jsonl"
         write_atomic(path, b"".join((canonical_json(row.model_dump(mode="json")) + "\n").encode() for row in refused.reading.rejected))
         raise InputError(*refused.problems, Problem(str(path), "holds every refused row with its reason", "mend them, and give the same command again")) from None
+
+
+def _stored(grown: dataset.Dataset) -> Reading:
+    """The rows of an earlier version that feedback has grown: their splits stay as they are stored."""
+    rows, rejected = tuple(dataset.every_row(grown)), tuple(dataset.rejected_rows(grown))
+    return Reading(str(grown.folder), len(rows) + len(rejected), rows, rejected, {}, grown.task.labels)
 
 
 def _task(context: Context, reading: Reading) -> Task:

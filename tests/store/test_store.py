@@ -1,0 +1,156 @@
+"""The store: complete or absent, chained, held by one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from planish.errors import InputError, RunFailed
+from planish.events import EventType
+from planish.store import Store
+from planish.store.objects import MANIFEST, write_atomic, write_folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(tmp_path / "work")
+    yield made
+    made.close()
+
+
+def fill(folder: Path) -> None:
+    (folder / "a.txt").write_text("one")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "b.txt").write_text("two")
+
+
+def test_equal_content_is_one_artifact(store: Store) -> None:
+    first, second = store.make("k1", "prepare", "dataset", fill, ()), store.make("k2", "prepare", "dataset", fill, ())
+    assert first == second
+    assert store.made("k1") == store.made("k2") == first
+    store.objects.verify(first)
+
+
+def test_a_changed_artifact_is_found(store: Store) -> None:
+    sha256 = store.make("k", "prepare", "dataset", fill, ())
+    (store.path(sha256) / "a.txt").write_text("other")
+    with pytest.raises(InputError, match=r"a\.txt"):
+        store.objects.verify(sha256)
+
+
+def test_a_failed_write_leaves_nothing(store: Store) -> None:
+    def half(folder: Path) -> None:
+        fill(folder)
+        raise RuntimeError("killed in the middle")
+
+    with pytest.raises(RuntimeError):
+        store.make("k", "prepare", "dataset", half, ())
+    assert store.made("k") is None
+    assert [path for path in store.objects.root.rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_is_an_error_with_a_fix_and_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC at the fsync: the old content is intact, the partial file is gone."""
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFailed, match="no space") as failed:
+        write_atomic(path, b"new")
+    assert failed.value.reason_code == "disk_full"
+    assert path.read_bytes() == b"old"
+    with pytest.raises(RunFailed, match="no space"):
+        write_folder(tmp_path / "folder", fill)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file"]
+
+
+def test_what_a_kill_left_aside_is_swept_and_never_read(store: Store) -> None:
+    """kill -9 while an artifact is written: another process finds no artifact, and sweeps the rest."""
+    code = (
+        "import os, sys; from pathlib import Path; from planish.store import Store\n"
+        "def fill(folder):\n    (folder / 'a').write_text('x'); os.kill(os.getpid(), 9)\n"
+        "Store(Path(sys.argv[1])).make('k', 'prepare', 'dataset', fill, ())"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(store.workspace)]).returncode == -9
+    assert store.made("k") is None
+    assert store.objects.sweep() == 1
+    assert not list(store.objects.root.rglob(MANIFEST))
+
+
+def test_one_process_holds_the_workspace(store: Store) -> None:
+    code = "import sys; from pathlib import Path; from planish.store import Store\nwith Store(Path(sys.argv[1])).held(): pass"
+    with store.held():
+        second = subprocess.run([sys.executable, "-c", code, str(store.workspace)], capture_output=True, text=True)
+    assert "another planish run is using this workspace" in second.stderr
+    assert str(os.getpid()) in second.stderr
+    assert subprocess.run([sys.executable, "-c", code, str(store.workspace)]).returncode == 0
+
+
+def chained(store: Store, count: int) -> None:
+    for index in range(count):
+        store.event("run", EventType.STAGE_STARTED, f"s{index}", {"index": index})
+
+
+def test_events_refuse_to_be_changed(store: Store) -> None:
+    chained(store, 2)
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE events SET subject = 'x'"))
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), store.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM events"))
+
+
+def test_o2_worked_example(store: Store) -> None:
+    """MISSION O2, smaller: one byte changed in the body of event 50 of 60: the first bad event is 50. A dropped and a swapped event are found too."""
+    chained(store, 60)
+    assert store.verify() is None
+    database = sqlite3.connect(store.workspace / "records.sqlite")
+    database.execute("DROP TRIGGER events_no_update")
+    database.execute("DROP TRIGGER events_no_delete")
+    rows = database.execute("SELECT seq, body FROM events").fetchall()
+    draw = random.Random(0)
+    for _ in range(20):
+        seq = draw.randrange(1, 61)
+        database.execute("UPDATE events SET body = ? WHERE seq = ?", ('{"index": 999}', seq))
+        database.commit()
+        assert store.verify() == seq
+        database.execute("UPDATE events SET body = ? WHERE seq = ?", (dict(rows)[seq], seq))
+        database.commit()
+        assert store.verify() is None
+    database.execute("DELETE FROM events WHERE seq = 50")
+    database.commit()
+    assert store.verify() == 50
+    database.close()
+
+
+def test_an_error_needs_a_reason(store: Store) -> None:
+    with pytest.raises(ValueError, match="reason_code"):
+        store.event("run", EventType.RUN_FAILED, "run", severity="error")
+
+
+def test_a_newer_workspace_is_refused(store: Store) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InputError, match="newer planish"):
+        Store(store.workspace)
+
+
+def test_the_migrations_make_the_tables_the_code_uses(store: Store) -> None:
+    """Column by column: a table changed in the code without a migration fails here."""
+    from planish.store.tables import metadata
+
+    found = sa.inspect(store.engine)
+    for table in metadata.sorted_tables:
+        columns = {column["name"]: str(column["type"]) for column in found.get_columns(table.name)}
+        assert columns == {column.name: column.type.compile(store.engine.dialect) for column in table.columns}
