@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/python examples/reviews/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python examples/reviews/demo.py
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"

@@ -32,7 +32,9 @@ def seconds(command: list[str]) -> float:
 
 def main() -> int:
     """Measure in turn, so that a slow moment of the machine falls on all alike."""
-    loaded = subprocess.run([sys.executable, "-c", f"import sys, planish.recipe; print([m for m in {HEAVY!r} if m in sys.modules])"], check=True, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, planish.recipe; print([m for m in {HEAVY!r} if m in sys.modules])"], check=True, capture_output=True, text=True
+    )
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,13 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Give planish rows and a bar to clear; it finds the cheapest technique that clears the bar, and ships only what does.\n\nExample: planish run recipe.yaml",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets that come with planish.\n\nExample: planish data reviews --out reviews.jsonl")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Data sets that come with planish.\n\nExample: planish data reviews --out reviews.jsonl"
+)
 app.add_typer(data_app, name="data")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Workspace = Annotated[Path, typer.Option(help="Where runs, artifacts and events are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Unproven = Annotated[bool, typer.Option("--unproven", help="Run the stages behind a gate that said no; what they make is marked UNPROVEN. The exit code stays 3.")]
+Unproven = Annotated[
+    bool, typer.Option("--unproven", help="Run the stages behind a gate that said no; what they make is marked UNPROVEN. The exit code stays 3.")
+]
 RunId = Annotated[str, typer.Argument(help="A run's id, the beginning of one, or last.")]
 
 HERE = Path(".planish")
@@ -35,6 +40,8 @@ HERE = Path(".planish")
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed while running, 2 the input or recipe is wrong and nothing was run, 3 a gate said no."""
+    # threads that spin at a barrier starve each other when another process wants a core; must be set before torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(standalone_mode=False)
     except PlanishError as refused:
@@ -141,7 +148,10 @@ def list_shelves(shelf: Annotated[str | None, typer.Argument(help="One shelf; al
         raise InputError(Problem("ls", f'there is no shelf "{shelf}"', did_you_mean(shelf, shelves.SHELVES)))
     found = {name: shelves.shelf(name) for name in shelves.SHELVES if shelf in (None, name)}
     if as_json:
-        table = {name: {one.name: {"summary": one.summary, "keys": {key: repr(default) for key, (_, default) in one.keys.items()}} for one in items.values()} for name, items in found.items()}
+        table = {
+            name: {one.name: {"summary": one.summary, "keys": {key: repr(default) for key, (_, default) in one.keys.items()}} for one in items.values()}
+            for name, items in found.items()
+        }
         typer.echo(json.dumps(table, indent=1))
         return
     for name, items in found.items():
@@ -249,7 +259,9 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
         return
     for finding in findings:
-        typer.echo(f"{'ok ' if finding.ok else 'NO '} {finding.what:<22} {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else ""))
+        typer.echo(
+            f"{'ok ' if finding.ok else 'NO '} {finding.what:<22} {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else "")
+        )
 
 
 @data_app.command("reviews")

@@ -1,10 +1,10 @@
 """What planish says when something is wrong: where, why, and the fix; every problem of one input at once.
 
-    PlanishError
-    ├── InputError      exit 2: the input or the recipe is wrong and nothing was run
-    ├── MissingExtra    exit 2: an optional package is absent; names the install command
-    ├── RunFailed       exit 1: it failed while running; the reason code is kept on the event
-    └── GateRefused     exit 3: a gate said no
+PlanishError
+├── InputError      exit 2: the input or the recipe is wrong and nothing was run
+├── MissingExtra    exit 2: an optional package is absent; names the install command
+├── RunFailed       exit 1: it failed while running; the reason code is kept on the event
+└── GateRefused     exit 3: a gate said no
 """
 
 from __future__ import annotations

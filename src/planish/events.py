@@ -92,5 +92,3 @@ def chain_hash(previous: str, seq: int, id: str, ts: str, type: str, body_sha256
 def body_hash(body: dict[str, Any]) -> str:
     """sha256 of the canonical JSON of an event's body."""
     return content_hash(body)
-
-

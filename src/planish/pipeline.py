@@ -43,7 +43,13 @@ class RunOutcome:
 
 
 def run(
-    recipe: Recipe, *, workspace: Path = Path(".planish"), until: str = STAGES[-1], unproven: bool = False, progress: Progress | None = None, parent: str | None = None
+    recipe: Recipe,
+    *,
+    workspace: Path = Path(".planish"),
+    until: str = STAGES[-1],
+    unproven: bool = False,
+    progress: Progress | None = None,
+    parent: str | None = None,
 ) -> RunOutcome:
     """Run the recipe up to and including the stage `until`.
 
@@ -117,7 +123,13 @@ def _stage(context: Context, inputs: Inputs) -> StageOutcome:
 
 def _asked(recipe: Recipe, stage: str) -> bool:
     """Whether the recipe has anything for a stage to do."""
-    optional: dict[str, Any] = {"train": recipe.train, "compress": recipe.compress, "serve": recipe.serve, "observe": recipe.observe, "feedback": recipe.feedback}
+    optional: dict[str, Any] = {
+        "train": recipe.train,
+        "compress": recipe.compress,
+        "serve": recipe.serve,
+        "observe": recipe.observe,
+        "feedback": recipe.feedback,
+    }
     if stage in ("evaluate", "gate"):
         return bool(recipe.train)
     return stage not in optional or bool(optional[stage])
@@ -156,5 +168,7 @@ def _name(recipe: Recipe) -> str:
 def as_run_failure(failure: OSError) -> RunFailed | None:
     """A full disk as an error with a fix; None for other operating-system errors."""
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(Problem(str(failure.filename or "disk"), "no space is left on the disk", "free some space and give the same command again"), reason_code="disk_full")
+        return RunFailed(
+            Problem(str(failure.filename or "disk"), "no space is left on the disk", "free some space and give the same command again"), reason_code="disk_full"
+        )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int], None]
@@ -15,14 +15,8 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line that stays."""
 
-    def bar(self, label: str, total: int) -> _Bar:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar over `total` units while the context lasts; the context gives the function that advances it."""
-
-
-class _Bar(Protocol):
-    def __enter__(self) -> Advance: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class Silent:
@@ -35,7 +29,7 @@ class Silent:
     def _nothing(self) -> Iterator[Advance]:
         yield lambda _: None
 
-    def bar(self, label: str, total: int) -> _Bar:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar that is not drawn."""
         return self._nothing()
 
@@ -57,11 +51,18 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        columns = [TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+        columns = [
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        ]
         with Bars(*columns, console=self.console, transient=not self.console.is_terminal) as bars:
             task = bars.add_task(label, total=total)
             yield lambda count: bars.advance(task, count)
 
-    def bar(self, label: str, total: int) -> _Bar:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar with units done, time spent and time left."""
         return self._drawn(label, total)

@@ -253,7 +253,7 @@ def _line(tree: Any, loc: tuple[int | str, ...]) -> int:
     line = 0
     for key in loc:
         try:
-            line = (tree.lc.key(key) if isinstance(tree, dict) else tree.lc.item(key))[0]
+            line = (tree.lc.key(key) if hasattr(tree, "keys") else tree.lc.item(key))[0]
             tree = tree[key]
         except (AttributeError, KeyError, IndexError, TypeError):
             continue

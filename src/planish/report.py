@@ -57,7 +57,9 @@ class Findings:
     @property
     def unproven(self) -> bool:
         """Whether a gate said no and later stages ran all the same."""
-        return any((self.json(stage, name) or {}).get("unproven", False) for stage, name in (("compress", "compress_report.json"), ("serve", "deployment.json")))
+        return any(
+            (self.json(stage, name) or {}).get("unproven", False) for stage, name in (("compress", "compress_report.json"), ("serve", "deployment.json"))
+        )
 
 
 def gather(workspace: Path, run_id: str) -> Findings:
@@ -108,7 +110,11 @@ def general_lines(found: Findings) -> list[str]:
     lines = []
     for name, figure in base.metrics.items():
         lines.append(f"{name}: base {figure} -> tuned {tuned.metrics[name]}")
-    return lines + [f"gate: {rule.rule}: {'holds' if rule.passed else 'NOT met'}: {rule.why}" for rule in (found.verdict.rules if found.verdict else []) if "general." in rule.rule]
+    return lines + [
+        f"gate: {rule.rule}: {'holds' if rule.passed else 'NOT met'}: {rule.why}"
+        for rule in (found.verdict.rules if found.verdict else [])
+        if "general." in rule.rule
+    ]
 
 
 def package_lines(found: Findings) -> list[str]:
@@ -205,14 +211,31 @@ def _page(found: Findings) -> str:
     parts.append(f'<p class="verdict">{e(headline)}</p>')
     header, rows = ladder(found)
     parts.append("<h2>Ladder</h2>" + (_table(header, rows) + _ladder_plot(found) if rows else "<p>missing: no system was scored</p>"))
-    parts.append("<h2>Gate</h2>" + (_table(["rule", "", "decided on"], [[r.rule, "holds" if r.passed else "NOT met", r.why] for r in found.verdict.rules]) if found.verdict else "<p>missing: the gate did not run</p>"))
+    parts.append(
+        "<h2>Gate</h2>"
+        + (
+            _table(["rule", "", "decided on"], [[r.rule, "holds" if r.passed else "NOT met", r.why] for r in found.verdict.rules])
+            if found.verdict
+            else "<p>missing: the gate did not run</p>"
+        )
+    )
     parts.append("<h2>General ability</h2>" + _lines(general_lines(found)))
     parts.append("<h2>Training</h2>" + _training(found))
     parts.append("<h2>Data</h2>" + _data(found))
     parts.append("<h2>Package</h2>" + _lines(package_lines(found)))
     parts.append("<h2>Endpoint</h2>" + _lines(answer_lines(found) + drift_lines(found)))
     parts.append("<h2>Where the tuned model loses</h2>" + _losses(found))
-    parts.append("<h2>Stages</h2>" + _table(["stage", "status", "seconds", "artifact"], [[s, r["status"] + (f": {r['reason']}" if r["reason"] else ""), f"{r['seconds']:.1f}", (r["artifact"] or "")[:16]] for s in STAGES if (r := found.stages.get(s))]))
+    parts.append(
+        "<h2>Stages</h2>"
+        + _table(
+            ["stage", "status", "seconds", "artifact"],
+            [
+                [s, r["status"] + (f": {r['reason']}" if r["reason"] else ""), f"{r['seconds']:.1f}", (r["artifact"] or "")[:16]]
+                for s in STAGES
+                if (r := found.stages.get(s))
+            ],
+        )
+    )
     parts.append(f"<p>Recipe {e(found.run['recipe_sha256'][:16])}, planish {e(found.run['code_version'])}. Again: <code>planish run recipe.yaml</code></p>")
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{e(title)}</title><style>{_STYLE}</style><main>{"".join(parts)}</main></html>'
 
@@ -262,7 +285,11 @@ def _losses(found: Findings) -> str:
     right = {score.id for score in best.scores if score.value == 1}
     lost = [score for score in found.candidate.scores if score.id in right and score.value < 1]
     rows = [[score.id, score.target, score.answer or ""] for score in lost[:20]]
-    return f"<p>{len(lost)} gold rows that {html.escape(best.system)} answers and the tuned model does not" + (", the first 20:</p>" if len(lost) > 20 else ":</p>") + _table(["row", "right", "tuned model said"], rows)
+    return (
+        f"<p>{len(lost)} gold rows that {html.escape(best.system)} answers and the tuned model does not"
+        + (", the first 20:</p>" if len(lost) > 20 else ":</p>")
+        + _table(["row", "right", "tuned model said"], rows)
+    )
 
 
 def _curve(steps: list[dict[str, Any]]) -> str:

@@ -228,7 +228,7 @@ def test_real_model_agrees_with_transformers_on_50_prompts(tmp_path: Path) -> No
     options = [tokenizer.encode(label) for label in ("negative", "neutral", "positive", "Negative", "Positive")]
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     expected = by_transformers(model, prompts, options)
-    engine = start(tmp_path / export(checkpoint, tmp_path, quant="F16").file, context=512)
+    engine = start(tmp_path / export(checkpoint, tmp_path, quant="F16").file, context=512, threads=1)
     try:
         got = engine.choose(prompts, options)
         again = engine.choose(prompts[::-1], options)[::-1]
@@ -236,7 +236,7 @@ def test_real_model_agrees_with_transformers_on_50_prompts(tmp_path: Path) -> No
         assert engine.generate(prompts[:10][::-1], Decoding(max_new_tokens=24))[::-1] == answers
     finally:
         engine.close()
-    small = start(tmp_path / export(checkpoint, tmp_path, quant="Q4_K_M").file, context=512)
+    small = start(tmp_path / export(checkpoint, tmp_path, quant="Q4_K_M").file, context=512, threads=1)
     try:
         assert small.choose(prompts[::-1], options)[::-1] == small.choose(prompts, options)
     finally:

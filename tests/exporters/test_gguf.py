@@ -300,7 +300,7 @@ def test_the_exported_model_answers_as_the_checkpoint_does(tmp_path: Path) -> No
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, return_dict=False)
     expected = model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :].tolist()
-    engine = start(tmp_path / export(checkpoint, tmp_path, quant="F16").file, context=256)
+    engine = start(tmp_path / export(checkpoint, tmp_path, quant="F16").file, context=256, threads=1)
     try:
         [answer] = engine.generate([ids], Decoding(max_new_tokens=20))
     finally:

@@ -64,7 +64,9 @@ def test_k1_not_a_prefix(tiny: Path) -> None:
 
 def test_eos_missing(tiny: Path) -> None:
     chat = Chat.load(tiny)
-    chat.tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    chat.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
     with pytest.raises(Refused) as refused:
         chat.trained(turns((U, "a"), (A, "b")))
     assert refused.value.code == "eos_missing"

@@ -32,7 +32,16 @@ def examples(count: int = 24) -> list[Example]:
 
 def plan(rows: int = 24, **given: Any) -> loop.Plan:
     settings = dict(
-        batch_size=8, epochs=2, max_steps=None, warmup=0.03, validations=2, checkpoints=3, micro_tokens=64, learning_rate=1e-2, schedule="cosine", weight_decay=0.01
+        batch_size=8,
+        epochs=2,
+        max_steps=None,
+        warmup=0.03,
+        validations=2,
+        checkpoints=3,
+        micro_tokens=64,
+        learning_rate=1e-2,
+        schedule="cosine",
+        weight_decay=0.01,
     )
     return loop.make_plan(rows, **{**settings, "clip": 1.0, "precision": "fp32", "seed": 42, **given})
 

@@ -12,4 +12,4 @@ LEARNING_RATE = 2e-4
 def attach(model: nn.Module, *, r: int = 16, alpha: int | None = None, dropout: float = 0.0, targets: str | list[str] = "all-linear") -> PeftModel:
     """Freeze the model and put adapters on its linear layers. alpha is 2 r unless given. At step 0 the output is the base's, bit for bit."""
     config = LoraConfig(r=r, lora_alpha=2 * r if alpha is None else alpha, lora_dropout=dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM")
-    return get_peft_model(model, config)  # type: ignore[arg-type, return-value]
+    return get_peft_model(model, config)

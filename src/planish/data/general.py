@@ -34,7 +34,10 @@ def _language_reference() -> list[GeneralRow]:
     from pydoc_data.topics import topics
 
     paragraphs = [
-        " ".join(paragraph.split()) for name in sorted(topics) for paragraph in topics[name].split("\n\n") if 240 <= len(paragraph) and "   " not in paragraph[8:]
+        " ".join(paragraph.split())
+        for name in sorted(topics)
+        for paragraph in topics[name].split("\n\n")
+        if len(paragraph) >= 240 and "   " not in paragraph[8:]
     ]
     drawn = random.Random(7).sample(sorted(set(paragraphs)), min(ROWS["held_out_text"], len(set(paragraphs))))
     return [GeneralRow(id=f"text-{index}", source="held_out_text", text=text[:400]) for index, text in enumerate(drawn)]

@@ -26,7 +26,9 @@ def load(folder: Path, precision: Literal["fp32", "bf16"], *, trained: bool = Fa
     logging.set_verbosity_error()
     dtype = torch.float32 if trained else _DTYPE[precision]
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=tree_attention.NAME, trust_remote_code=False, use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=tree_attention.NAME, trust_remote_code=False, use_safetensors=True
+        )
     except ValueError as unsupported:
         raise InputError(Problem(f"model: {folder}", f"cannot be loaded: {unsupported}", "use a causal model that transformers supports")) from None
     if getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True):

@@ -76,11 +76,13 @@ def steps_for(rows: int, batch_size: int, epochs: float | None, max_steps: int |
     return max_steps if max_steps is not None else max(1, round((1.0 if epochs is None else epochs) * math.ceil(rows / batch_size)))
 
 
-def make_plan(rows: int, *, batch_size: int, epochs: float | None, max_steps: int | None, warmup: float, validations: int, checkpoints: int, **rest: Any) -> Plan:
+def make_plan(
+    rows: int, *, batch_size: int, epochs: float | None, max_steps: int | None, warmup: float, validations: int, checkpoints: int, **rest: Any
+) -> Plan:
     """The plan of a run over `rows` rows; shares become steps."""
     steps = steps_for(rows, batch_size, epochs, max_steps)
     every = {"validate_every": validations, "checkpoint_every": checkpoints}
-    spacing = {name: math.ceil(steps / times) if times else 0 for name, times in every.items()}
+    spacing: dict[str, Any] = {name: math.ceil(steps / times) if times else 0 for name, times in every.items()}
     return Plan(steps=steps, rows=rows, batch_size=batch_size, warmup=warmup_steps(warmup, steps), **spacing, **rest)
 
 
@@ -175,7 +177,7 @@ def _one_step(
     total, tokens, tokens_in = 0.0, 0, 0
     for _, tree in pack([example.sequences for example in examples], plan.micro_tokens):
         part = loss(score(model, tree, plan.precision, device)).total / share
-        part.backward()  # type: ignore[no-untyped-call]
+        part.backward()
         total += part.item()
         tokens, tokens_in = tokens + len(tree.ids), tokens_in + tree.tokens_in
     norm = torch.nn.utils.clip_grad_norm_(checkpoint.trainable(model).values(), plan.clip).item()

@@ -19,7 +19,7 @@ CHUNK = 512
 def log_probs(hidden: Tensor, weight: Tensor, target: Tensor, chunk: int = CHUNK) -> Tensor:
     """Log-probability of each target. hidden (R, H), weight (V, H), target (R,) -> (R,) in fp32 or wider. Exact for any weight; differentiable in hidden and weight."""
     if hidden.requires_grad and not weight.requires_grad:
-        result: Tensor = _FrozenHead.apply(hidden, weight, target, chunk)
+        result: Tensor = _FrozenHead.apply(hidden, weight, target, chunk)  # type: ignore[no-untyped-call]
         return result
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return torch.cat([torch.utils.checkpoint.checkpoint(_plain, h, weight, t, use_reentrant=False) for h, t in _chunks(hidden, target, chunk)])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from planish.errors import InputError, Problem
 from planish.model.bundled import identity
 from planish.model.chat import Chat
 from planish.model.checkpoint import trainable
@@ -25,17 +26,21 @@ def changed(model: nn.Module, start: Mapping[str, Tensor]) -> float:
 
 def save(model: Any, chat: Chat, folder: Path, base: Path) -> None:
     """`adapter/` for a PEFT model, `model/` for full weights, each with the tokenizer. The adapter's config names the base by hash, not by a path of this machine."""
-    where = folder / ("adapter" if hasattr(model, "peft_config") else "model")
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             config.base_model_name_or_path = f"sha256:{identity(base)}"
-    model.save_pretrained(where, safe_serialization=True)
-    (where / "README.md").unlink(missing_ok=True)  # PEFT's template card names no facts; the run report is the card
+        model.save_pretrained(folder / "adapter", safe_serialization=True, save_embedding_layers=False)
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template card names no facts; the run report is the card
+    else:
+        model.save_pretrained(folder / "model", safe_serialization=True)
     chat.tokenizer.save_pretrained(folder / "tokenizer")
 
 
 def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"]) -> nn.Module:
-    """The base with the adapter on it, or the full weights, ready to score. Adapter weights are read from safetensors only."""
+    """The base with the adapter on it, or the full weights, ready to score. Adapter weights are read from safetensors only.
+
+    Raises InputError when the adapter was trained on another base.
+    """
     if (trained / "model").is_dir():
         return load(trained / "model", precision)
     from peft import LoraConfig, get_peft_model
@@ -43,8 +48,12 @@ def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"]) 
     from safetensors.torch import load_file
 
     config = LoraConfig.from_pretrained(str(trained / "adapter"))
-    model = get_peft_model(load(base, precision), config)  # type: ignore[arg-type]
-    found = set_peft_model_state_dict(model, load_file(trained / "adapter" / "adapter_model.safetensors"))
+    if config.base_model_name_or_path != f"sha256:{identity(base)}":
+        why = f"was trained on the base {config.base_model_name_or_path}, not on {base} (sha256:{identity(base)})"
+        raise InputError(Problem(str(trained / "adapter"), why, "give the base that it was trained on"))
+    config.base_model_name_or_path = None
+    model = get_peft_model(load(base, precision), config)
+    found: Any = set_peft_model_state_dict(model, load_file(trained / "adapter" / "adapter_model.safetensors"))
     if found.unexpected_keys:
         raise ValueError(f"the adapter holds tensors that the base has no place for: {found.unexpected_keys[:3]}")
     module: nn.Module = model.eval()

@@ -98,7 +98,13 @@ def tree_attention(
         if repeat > 1:
             own_k, own_v = own_k.repeat_interleave(repeat, 1), own_v.repeat_interleave(repeat, 1)
         out = F.scaled_dot_product_attention(
-            own_q, own_k, own_v, attn_mask=group.mask, dropout_p=dropout if module.training else 0.0, is_causal=group.mask is None and longest > 1, scale=scaling
+            own_q,
+            own_k,
+            own_v,
+            attn_mask=group.mask,
+            dropout_p=dropout if module.training else 0.0,
+            is_causal=group.mask is None and longest > 1,
+            scale=scaling,
         )
         pieces.append(out.transpose(1, 2).reshape(members * longest, query.size(1), -1))
     flat = pieces[0] if len(pieces) == 1 else torch.cat(pieces)

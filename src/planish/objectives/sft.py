@@ -1,6 +1,6 @@
 """Supervised fine-tuning: next-token cross-entropy on the answers, averaged over the trained tokens of the whole step.
 
-    L = - sum_t w_t log p(x_t | x_<t) / sum_t w_t        (MISSION K2, T6)
+L = - sum_t w_t log p(x_t | x_<t) / sum_t w_t        (MISSION K2, T6)
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -69,15 +69,18 @@ class Deployment:
 
     def start(self) -> None:
         """Start the gateway as a process of its own and wait until it answers. Raises RunFailed with the end of its log."""
-        with (self.folder / "gateway.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "planish.server", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        (self.folder / "pid").write_text(str(process.pid), encoding="utf-8")
+        log = os.open(self.folder / "gateway.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # a spawn rather than a Popen: the gateway is meant to outlive this process, and nobody waits for it
+        files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+        pid = os.posix_spawn(sys.executable, [sys.executable, "-m", "planish.server", str(self.folder)], os.environ, file_actions=files, setsid=True)
+        os.close(log)
+        (self.folder / "pid").write_text(str(pid), encoding="utf-8")
         deadline = time.monotonic() + READY_SECONDS
         while not self.ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
+            ended = not self._alive(pid)
+            if ended or time.monotonic() > deadline:
+                if not ended:
+                    os.kill(pid, signal.SIGKILL)
                 tail = (self.folder / "gateway.log").read_text(encoding="utf-8", errors="replace")[-1500:]
                 raise RunFailed(Problem(str(self.folder / "gateway.log"), f"the endpoint did not come up:\n{tail}", "see the log"), reason_code="endpoint_failed")
             time.sleep(0.2)
@@ -97,10 +100,8 @@ class Deployment:
 
     @staticmethod
     def _alive(pid: int) -> bool:
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)  # a child of this very process would otherwise stay as a zombie
-        except ChildProcessError:
-            pass
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

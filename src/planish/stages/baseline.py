@@ -75,7 +75,9 @@ def _solve(use: Use, context: Context, gold: Gold, train: list[LabelRow], asker:
     if len(judged) == 1:
         return middle
     values = [one.report.metrics[primary].value for one in judged]
-    seeds = f"{primary} of {len(values)} draws: " + ", ".join(f"{value:.3f}" for value in values) + f"; mean {sum(values) / len(values):.3f}; the median is reported"
+    seeds = (
+        f"{primary} of {len(values)} draws: "
+        + ", ".join(f"{value:.3f}" for value in values)
+        + f"; mean {sum(values) / len(values):.3f}; the median is reported"
+    )
     return middle.model_copy(update={"details": {"seeds": seeds}, "seconds": sum(one.report.seconds for one in judged)})
-
-

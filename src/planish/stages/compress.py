@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from planish import shelf
-from planish import rules
+from planish import rules, shelf
 from planish.engines import llamacpp
 from planish.events import EventType, ReasonCode
 from planish.evidence.facts import ReportFacts
@@ -46,7 +45,9 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     passed = all(entry["passed"] for entry in entries)
     write_json(folder / "compress_report.json", {"unproven": context.unproven, "passed": passed, "files": entries})
     if not passed:
-        context.event(EventType.GATE_REFUSED, {"files": [entry["file"] for entry in entries if not entry["passed"]]}, severity="warning", reason_code=ReasonCode.GATE)
+        context.event(
+            EventType.GATE_REFUSED, {"files": [entry["file"] for entry in entries if not entry["passed"]]}, severity="warning", reason_code=ReasonCode.GATE
+        )
 
 
 def _export(use: Use, context: Context, gold: Gold, base: Path, trained: Path, teacher: EvalReport, folder: Path) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     taken, refused = _matched([*posted, *given], records, data.task, recipe.feedback.rows_per_day)
     grown = dataset.feedback_version(data, taken)
     _write_next(data, grown, folder / "dataset")
-    summary = {
+    summary: dict[str, Any] = {
         "log": str(log),
         "requests": len(records),
+        "with_text": sum(record.content is not None for record in records.values()),
         "posted": len(posted),
         "unread_lines": unread,
         "corrections": len(posted) + len(given),
@@ -61,7 +62,8 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
 def _matched(corrections: list[Correction], records: dict[str, LogRecord], task: Task, limit: int) -> tuple[list[dataset.Correction], list[dict[str, Any]]]:
     """Corrections with the text that was asked, as it stands redacted in the log; those that cannot be matched are refused with the reason."""
-    taken, refused = [], []
+    taken: list[dataset.Correction] = []
+    refused: list[dict[str, Any]] = []
     for correction in corrections:
         record = records.get(correction.log_id)
         if record is None or record.content is None or "messages" not in record.content:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from planish import shelf
-from planish import rules
+from planish import rules, shelf
 from planish.events import EventType, ReasonCode
 from planish.evidence import verdict
 from planish.evidence.facts import ReportFacts
@@ -31,7 +30,9 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     gold = read_gold(inputs["prepare"])
     baselines = list(read_reports(inputs["baseline"]).values())
     candidate = read_reports(inputs["evaluate"])[candidate_name(recipe)]
-    general = [EvalReport.model_validate(read_json(inputs[stage] / "general.json")) for stage in ("evaluate", "baseline") if (inputs[stage] / "general.json").is_file()]
+    general = [
+        EvalReport.model_validate(read_json(inputs[stage] / "general.json")) for stage in ("evaluate", "baseline") if (inputs[stage] / "general.json").is_file()
+    ]
     facts = ReportFacts([candidate, *general[:1]], baselines, general[1:], groups=gold.groups)
     results = [rules.decide(rules.parse(rule), facts) for rule in recipe.gate]
     scorer = recipe.evaluate.scorers[0].name

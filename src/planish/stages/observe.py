@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id
     return result
 
 
-def _pairs(deployment: Deployment, gold: Gold, promoted: EvalReport, turn: int, advance: Advance) -> Iterator[Any]:
+def _pairs(deployment: Deployment, gold: Gold, promoted: EvalReport, turn: int, advance: Advance) -> Generator[tuple[str, float, float | None]]:
     """(id, score at promotion, live score or None) in an order nobody has seen, one live call at a time."""
     scorer = deployment.config["scorers"][0]
     score = shelf.call("scorers", scorer["name"], "score", scorer["options"])

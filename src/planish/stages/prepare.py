@@ -29,7 +29,11 @@ def options(recipe: Recipe) -> dict[str, Any]:
     if not source.is_file():
         where = f"data.path: {recipe.data.path}"
         raise InputError(Problem(where, "there is no such file or data set", "give the path of the rows, relative to the recipe"))
-    return {"data": recipe.data.model_dump(mode="json", exclude={"path"}), "sha256": file_hash(source), "scorers": [scorer.name for scorer in recipe.evaluate.scorers]}
+    return {
+        "data": recipe.data.model_dump(mode="json", exclude={"path"}),
+        "sha256": file_hash(source),
+        "scorers": [scorer.name for scorer in recipe.evaluate.scorers],
+    }
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
@@ -72,7 +76,9 @@ def _read(context: Context) -> Reading:
     except TooManyMalformed as refused:
         path = context.work / "rejected.jsonl"
         write_atomic(path, b"".join((canonical_json(row.model_dump(mode="json")) + "\n").encode() for row in refused.reading.rejected))
-        raise InputError(*refused.problems, Problem(str(path), "holds every refused row with its reason", "mend them, and give the same command again")) from None
+        raise InputError(
+            *refused.problems, Problem(str(path), "holds every refused row with its reason", "mend them, and give the same command again")
+        ) from None
 
 
 def _stored(grown: dataset.Dataset) -> Reading:

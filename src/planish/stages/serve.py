@@ -25,7 +25,11 @@ def options(recipe: Recipe) -> dict[str, Any]:
     """The endpoint's settings, and what the observe and feedback stages ask of it."""
     assert recipe.serve is not None
     observe = recipe.observe.model_dump() if recipe.observe else None
-    return {"serve": recipe.serve.model_dump(), "observe": observe, "feedback": recipe.feedback.model_dump(exclude={"corrections"}) if recipe.feedback else None}
+    return {
+        "serve": recipe.serve.model_dump(),
+        "observe": observe,
+        "feedback": recipe.feedback.model_dump(exclude={"corrections"}) if recipe.feedback else None,
+    }
 
 
 def still_true(context: Context, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from planish.events import EventType
 from planish.model import bundled, loop
 from planish.model import precision as number_format
 from planish.model.chat import Chat, Refused
-from planish.model.checkpoint import trainable
+from planish.model.checkpoint import Position, trainable
 from planish.model.example import Example
 from planish.model.load import load
 from planish.model.trained import changed, save
@@ -85,7 +85,7 @@ def _tune(
     meaning = {"base": bundled.identity(base), "data": dataset_hash, "section": section.model_dump(mode="json")}
     with context.progress.bar("training", plan.steps) as advance:
 
-        def started(position: loop.Position) -> None:
+        def started(position: Position) -> None:
             if position.step:
                 context.event(EventType.TRAIN_RESUMED, {"step": position.step})
                 context.progress.say(f"  going on after step {position.step}")
@@ -156,5 +156,3 @@ def _encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) 
         else:
             examples.append(example)
     return examples, refused
-
-

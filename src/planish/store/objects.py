@@ -115,7 +115,9 @@ class Objects:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         changed = [name for name, digest in manifest["files"].items() if not (folder / name).is_file() or file_hash(folder / name) != digest]
         if changed or content_hash({"kind": manifest["kind"], "files": manifest["files"]}) != sha256:
-            problems = [Problem(str(folder / name), "was changed or removed after it was stored", "delete the folder; the stage is made again") for name in changed]
+            problems = [
+                Problem(str(folder / name), "was changed or removed after it was stored", "delete the folder; the stage is made again") for name in changed
+            ]
             raise InputError(*(problems or [Problem(str(folder / MANIFEST), "was changed after it was stored", "delete the folder; the stage is made again")]))
 
     def sweep(self) -> int:
