@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from planish import __version__
-from planish.errors import PlanishError, Problem, RunFailed
+from planish.errors import InputError, PlanishError, Problem, RunFailed
 from planish.events import STAGES, EventType, ReasonCode
 from planish.progress import Progress, Silent
 from planish.recipe import Recipe
@@ -59,7 +59,11 @@ def run(
     progress = progress or Silent()
     store = Store(workspace)
     with store.held():
+        _preflight(recipe, store, until)
         store.objects.sweep()
+        for orphan in [row["id"] for row in store.runs() if row["status"] == "running"]:  # we hold the workspace, so whoever ran it is gone
+            store.end_run(orphan, "interrupted", 137)
+            store.event(orphan, EventType.RUN_INTERRUPTED, "run", {"found_by": "the next run"}, severity="error", reason_code=ReasonCode.INTERRUPTED)
         run_id = store.start_run(_name(recipe), recipe.model_dump(mode="json"), recipe.fingerprint, VERSION, parent or recipe.parent)
         store.event(run_id, EventType.RUN_STARTED, "run", {"recipe": recipe.fingerprint, "version": VERSION, "unproven": unproven})
         try:
@@ -70,6 +74,21 @@ def run(
         finally:
             store.close()
     return outcome
+
+
+def _preflight(recipe: Recipe, store: Store, until: str) -> None:
+    """Everything that can be known to be wrong before anything runs: missing rows, a model without a tokenizer, a port in use. All of it at once."""
+    problems: list[Problem] = []
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        if _asked(recipe, stage):
+            module: Any = importlib.import_module(f"planish.stages.{stage}")
+            for look in (lambda module=module: module.options(recipe), lambda module=module: getattr(module, "preflight", lambda *_: None)(recipe, store)):
+                try:
+                    look()
+                except InputError as refused:
+                    problems += [problem for problem in refused.problems if problem not in problems]
+    if problems:
+        raise InputError(*problems)
 
 
 def _stages(recipe: Recipe, store: Store, run_id: str, until: str, unproven: bool, progress: Progress) -> RunOutcome:

@@ -59,7 +59,7 @@ class Terminal:
             TextColumn("left"),
             TimeRemainingColumn(),
         ]
-        with Bars(*columns, console=self.console, transient=not self.console.is_terminal) as bars:
+        with Bars(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
             task = bars.add_task(label, total=total)
             yield lambda count: bars.advance(task, count)
 

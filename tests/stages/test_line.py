@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,10 +152,44 @@ def test_bad_rows_stop_before_anything_is_made(home: Path, text: str | None, why
         (home / "rows.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=why):
         run(home)
-    store = Store(home / "work")
-    assert store.runs()[0]["exit_code"] == 2
-    store.close()
     assert not list((home / "work" / "objects").rglob("artifact.json"))
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_nothing_runs(home: Path) -> None:
+    """No rows, and a model without a tokenizer: both named, exit 2, no run recorded."""
+    (home / "rows.jsonl").unlink()
+    (home / "model" / "tokenizer.json").unlink()
+    with pytest.raises(InputError) as refused:
+        run(home)
+    assert {problem.where.split(":")[0] for problem in refused.value.problems} == {"data.path", "model"}
+    store = Store(home / "work")
+    assert store.runs() == []
+    store.close()
+
+
+def test_kill_9_in_training_and_the_same_command_goes_on(home: Path) -> None:
+    """Killed after the first checkpoint: the second command skips what was done, goes on from the checkpoint, and reads nothing half-written."""
+    edit(home, "max_steps: 6, batch_size: 8, validations: 2, checkpoints: 3", "max_steps: 400, batch_size: 8, validations: 0, checkpoints: 100")
+    command = [sys.executable, "-m", "planish", "train", str(home / "recipe.yaml"), "--workspace", str(home / "work")]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((home / "work").glob("work/*/step-*")):
+        assert time.monotonic() < deadline
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stderr
+    assert "prepare: unchanged" in again.stderr
+    store = Store(home / "work")
+    [resumed] = [event for event in store.events() if event.type is EventType.TRAIN_RESUMED]
+    assert resumed.body["step"] >= 4
+    folder = store.stages(store.runs()[0]["id"])["train"]["artifact"]
+    steps = [json.loads(line)["step"] for line in (store.path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert steps == list(range(1, 401))
+    assert store.runs()[1]["status"] == "interrupted"  # the next holder of the workspace says what a killed run could not
+    store.close()
 
 
 def test_one_broken_line_is_set_aside_and_counted(home: Path) -> None:

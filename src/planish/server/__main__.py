@@ -30,7 +30,8 @@ def main(folder: Path) -> int:
     chat = Chat.load(package / "tokenizer")
     options = shelf.find("engines", config["engine"]["name"]).options(config["engine"]["options"])
     engine = shelf.call("engines", config["engine"]["name"], "start", config["engine"]["options"])(package / config["file"])
-    slots = int(options.get("slots", 1))
+    # an exact engine answers one request at a time; the others wait here, where the queue is bounded
+    slots = 1 if options.get("exact") else int(options.get("slots", 1))
     served = Served(
         name=config["model"],
         engine=engine,

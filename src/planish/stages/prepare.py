@@ -84,7 +84,8 @@ def _read(context: Context) -> Reading:
 def _stored(grown: dataset.Dataset) -> Reading:
     """The rows of an earlier version that feedback has grown: their splits stay as they are stored."""
     rows, rejected = tuple(dataset.every_row(grown)), tuple(dataset.rejected_rows(grown))
-    return Reading(str(grown.folder), len(rows) + len(rejected), rows, rejected, {}, grown.task.labels)
+    raw = {row.id: canonical_json(row.model_dump(mode="json")) for row in rows}
+    return Reading(str(grown.folder), len(rows) + len(rejected), rows, rejected, raw, grown.task.labels)
 
 
 def _task(context: Context, reading: Reading) -> Task:

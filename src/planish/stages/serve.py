@@ -16,6 +16,7 @@ from planish.server.keys import KeyRing
 from planish.server.run import ensure_port_free
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._deployment import Deployment, live, open_deployment
+from planish.store import Store
 
 NEEDS = ("prepare", "compress")
 QUESTIONS = 3
@@ -30,6 +31,13 @@ def options(recipe: Recipe) -> dict[str, Any]:
         "observe": observe,
         "feedback": recipe.feedback.model_dump(exclude={"corrections"}) if recipe.feedback else None,
     }
+
+
+def preflight(recipe: Recipe, store: Store) -> None:
+    """A port that another program holds is refused before anything runs; our own endpoint on it will be replaced."""
+    assert recipe.serve is not None
+    if recipe.serve.port and all(deployment.config["port"] != recipe.serve.port for deployment in live(store)):
+        ensure_port_free(recipe.serve.host, recipe.serve.port)
 
 
 def still_true(context: Context, folder: Path) -> bool:
