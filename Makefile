@@ -18,11 +18,11 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	OMP_WAIT_POLICY=passive $(BIN)/python examples/reviews/demo.py
+	GOMP_SPINCOUNT=2000 $(BIN)/python examples/reviews/demo.py
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -m "not slow" --durations=10
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest -m slow --durations=10
 
 check: install
 	$(BIN)/ruff check .

@@ -11,16 +11,34 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import openai
 
 from planish import Recipe, pipeline, report
+from planish.data import dataset
 from planish.data.reviews import write_reviews
 from planish.errors import PlanishError
 from planish.events import STAGES
 from planish.progress import Terminal
-from planish.stages._deployment import live
+from planish.stages._deployment import Deployment, live
 from planish.store import Store
 
 HERE = Path(__file__).parent
+
+
+QUESTION = "after two days the battery died, and nobody answered my mail from jane.doe@example.com."
+"""Not among the rows. Its address is taken out before the request is logged."""
+
+
+def ask(deployment: Deployment) -> tuple[str, str]:
+    """One question of a user to the live endpoint, by the official client: the request's id and the answer."""
+    task = dataset.read(Path(deployment.config["dataset"])).task
+    messages: Any = [message.model_dump(include={"role", "content"}) for message in task.prompt(QUESTION)]
+    with openai.OpenAI(base_url=deployment.url, api_key=deployment.key) as client:
+        choice = {"structured_outputs": {"choice": list(task.labels)}}
+        reply = client.chat.completions.create(model=deployment.config["model"], messages=messages, temperature=0, extra_body=choice)
+    return reply.id, str(reply.choices[0].message.content)
 
 
 def main() -> int:
@@ -36,13 +54,10 @@ def main() -> int:
     progress = Terminal()
     try:
         first = pipeline.run(recipe, workspace=workspace, until="observe", unproven=True, progress=progress)
-        served = first.stages["serve"].folder
-        assert served is not None
-        answers = json.loads((served / "answers.json").read_text(encoding="utf-8"))
-        wrong = next((answer for answer in answers if answer["answer"] != answer["label"]), answers[0])
-        correction = {"log_id": wrong["log_id"], "corrected": wrong["label"]}
-        (folder / "corrections.jsonl").write_text(json.dumps(correction) + "\n", encoding="utf-8")
-        progress.say(f"corrected one answer: {wrong['answer']} -> {wrong['label']}")
+        log_id, answer = ask(live(Store(workspace))[0])
+        if not (folder / "corrections.jsonl").is_file():
+            (folder / "corrections.jsonl").write_text(json.dumps({"log_id": log_id, "corrected": "negative"}) + "\n", encoding="utf-8")
+        progress.say(f"asked the endpoint a new question; it said {answer}, a person says negative: {folder / 'corrections.jsonl'}")
         last = pipeline.run(recipe, workspace=workspace, unproven=True, progress=progress)
     finally:
         store = Store(workspace)

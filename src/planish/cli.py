@@ -40,8 +40,8 @@ HERE = Path(".planish")
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed while running, 2 the input or recipe is wrong and nothing was run, 3 a gate said no."""
-    # threads that spin at a barrier starve each other when another process wants a core; must be set before torch loads
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # threads that spin long at a barrier starve each other when another process wants a core; must be set before torch loads
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         app(standalone_mode=False)
     except PlanishError as refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,13 +83,20 @@ def _preflight(recipe: Recipe, store: Store, until: str) -> None:
     for stage in STAGES[: STAGES.index(until) + 1]:
         if _asked(recipe, stage):
             module: Any = importlib.import_module(f"planish.stages.{stage}")
-            for look in (lambda module=module: module.options(recipe), lambda module=module: getattr(module, "preflight", lambda *_: None)(recipe, store)):
-                try:
-                    look()
-                except InputError as refused:
-                    problems += [problem for problem in refused.problems if problem not in problems]
+            problems += [problem for problem in _refusals(module.options, recipe) if problem not in problems]
+            if hasattr(module, "preflight"):
+                problems += _refusals(module.preflight, recipe, store)
     if problems:
         raise InputError(*problems)
+
+
+def _refusals(look: Callable[..., object], *given: object) -> tuple[Problem, ...]:
+    """What `look` refuses, or nothing."""
+    try:
+        look(*given)
+    except InputError as refused:
+        return refused.problems
+    return ()
 
 
 def _stages(recipe: Recipe, store: Store, run_id: str, until: str, unproven: bool, progress: Progress) -> RunOutcome:

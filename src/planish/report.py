@@ -92,13 +92,13 @@ def ladder(found: Findings) -> Table:
             continue
         paired = against.get(report.system)
         tuned = found.candidate.system if found.candidate else ""
+        mark = " (tuned)" if report.system == tuned else " (best)" if figure.value == best else ""
         difference = f"{paired.difference:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}]" if paired else ""
         chance = f"p={paired.p_value:.3g}" if paired and paired.p_value is not None else ""
-        mark = "tuned" if report.system == tuned else "best baseline" if figure.value == best else ""
         interval = f"[{figure.low:.3f}, {figure.high:.3f}]" if figure.low is not None else ""
-        rows.append([report.system, f"{figure.value:.3f}", interval, difference, chance, f"{report.seconds:.0f} s", mark])
+        rows.append([report.system + mark, f"{figure.value:.3f}", interval, difference, chance, f"{report.seconds:.0f} s"])
     name = found.candidate.system if found.candidate else "tuned"
-    return ["system", metric, "95 % interval", f"{name} minus it, paired", "", "took", ""], rows
+    return ["system", metric.rpartition(".")[2], "95 % interval", f"{name} minus it, paired", "", "took"], rows
 
 
 def general_lines(found: Findings) -> list[str]:
@@ -175,9 +175,10 @@ def show(workspace: Path, run_id: str) -> None:
     if rows:
         table = Drawn(box=None, pad_edge=False, header_style="bold")
         for index, column in enumerate(header):
-            table.add_column(column, justify="right" if index == 1 else "left", no_wrap=index < 3)
+            if index < 5:  # seconds stand on the page; a terminal of 80 columns has no room for them
+                table.add_column(column, justify="right" if index == 1 else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*row[:5])
         out.print(table)
     notes = [f"{report.system}: {report.details['seeds']}" for report in found.baselines.values() if "seeds" in report.details]
     sections = [notes, general_lines(found) if found.candidate else []]
@@ -189,7 +190,7 @@ def show(workspace: Path, run_id: str) -> None:
     sections += [lines(found) for stage, lines in (("compress", package_lines), ("serve", answer_lines), ("observe", drift_lines)) if found.folder(stage)]
     for lines in sections:
         for line in lines:
-            out.print(line, soft_wrap=False)
+            out.print(line, soft_wrap="/" in line)  # a path is never broken
     out.print(seconds_line(found))
 
 

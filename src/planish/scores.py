@@ -27,6 +27,8 @@ class Metric(Noun):
     low: float | None = None
     high: float | None = None
     kind: Literal["measured", "estimated"] = "measured"
+    lower: float | None = None  # one-sided 95 % bounds, where no rows are kept from which a gate could make them
+    upper: float | None = None
     method: str = ""  # how the interval was made: "wilson", "bootstrap 10000", "range of 3 seeds"
     higher_is_better: bool = True
 

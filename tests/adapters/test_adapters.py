@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import make_tiny
 from torch import nn
 
 from planish import shelf
@@ -16,7 +17,6 @@ from planish.model.chat import Chat
 from planish.model.load import load
 from planish.model.policy import score
 from planish.model.trained import changed, merged, open_trained, save
-from tests.conftest import make_tiny
 
 TREE = build([Sequence((5, 6, 7, 8, 9), (0, 0, 1, 1, 1)), Sequence((5, 6, 11, 12), (0, 0, 1, 1))])
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import make_tiny
 from typer.testing import CliRunner
 
 from planish import pipeline, report
@@ -22,7 +23,6 @@ from planish.recipe import Recipe
 from planish.stages._context import read_json
 from planish.stages._deployment import live
 from planish.store import Store
-from tests.conftest import make_tiny
 
 RECIPE = """\
 recipe: 1

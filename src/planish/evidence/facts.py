@@ -71,6 +71,8 @@ class ReportFacts:
             raise InputError(Problem(name, "was not measured", "measure it"))
         if metric.low is None or metric.high is None:
             return metric.value
+        if metric.lower is not None and metric.upper is not None:
+            return metric.lower if side == "lower" else metric.upper
         if metric.method == "wilson":
             return wilson(metric.value * metric.n, metric.n, confidence=0.90)[0 if side == "lower" else 1]
         if found is None or name in self.figures or not found[0].scores:

@@ -34,7 +34,8 @@ def quality_retained(
     if len(defined) < 0.999 * len(draws):
         why = f"{metric} of {owner} is 0 in {1 - len(defined) / len(draws):.1%} of the resamples, so the ratio has no interval"
         raise InputError(Problem("quality_retained", why, "score more gold rows"))
-    low, high = percentile(defined[:, 0] / defined[:, 1])
+    ratios = defined[:, 0] / defined[:, 1]
+    (low, high), (lower, upper) = percentile(ratios), percentile(ratios, confidence=0.90)
     value = numerator.value / denominator.value
     how = f"paired {'cluster ' if groups is not None else ''}bootstrap {resamples} of {metric}"
-    return Metric(name="quality_retained", value=value, n=n, low=low, high=high, method=how)
+    return Metric(name="quality_retained", value=value, n=n, low=low, high=high, lower=lower, upper=upper, method=how)

@@ -6,11 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from planish.data.tree import Tree
 from planish.model import scored_head, tree_attention
+
+STRIDE = 64
+"""Token counts are rounded up to a multiple of this: a matrix product of a shape never seen before is compiled anew on a CPU, and each compiled one is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,14 @@ def base_of(model: nn.Module) -> Any:
 def hidden_states(model: nn.Module, tree: Tree, device: torch.device | str = "cpu") -> Tensor:
     """Last hidden states of every unique token: (T, H). The model must have been loaded with attention "planish_tree"."""
     base = base_of(model)
+    more = -len(tree.ids) % STRIDE
     output = base.model(
-        input_ids=torch.from_numpy(tree.ids)[None].to(device),
-        position_ids=torch.from_numpy(tree.positions)[None].to(device),
+        input_ids=torch.from_numpy(np.pad(tree.ids, (0, more)))[None].to(device),
+        position_ids=torch.from_numpy(np.pad(tree.positions, (0, more)))[None].to(device),
         use_cache=False,
-        tree_plan=tree_attention.plan(tree, device),
+        tree_plan=tree_attention.plan(tree, device, len(tree.ids) + more),
     )
-    hidden: Tensor = output.last_hidden_state[0]
+    hidden: Tensor = output.last_hidden_state[0, : len(tree.ids)]
     return hidden
 
 

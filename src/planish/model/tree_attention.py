@@ -41,13 +41,13 @@ class TreePlan:
     gather: Tensor
 
 
-def plan(tree: Tree, device: torch.device | str = "cpu") -> TreePlan:
-    """Group the segments by parent and index them once for all layers."""
+def plan(tree: Tree, device: torch.device | str = "cpu", size: int | None = None) -> TreePlan:
+    """Group the segments by parent and index them once for all layers. `size` counts filler tokens behind the tree's own too; nobody attends to them."""
     families: dict[tuple[int, int], list[int]] = {}
     for index, segment in enumerate(tree.segments):
         # roots share nothing, but are padded together like siblings; lengths are bucketed by powers of two so that one long segment does not pad many short ones
         families.setdefault((segment.parent, segment.length.bit_length()), []).append(index)
-    groups, gather, offset = [], np.empty(len(tree.ids), np.int64), 0
+    groups, gather, offset = [], np.zeros(size or len(tree.ids), np.int64), 0
     for members in families.values():
         starts = np.array([tree.segments[index].start for index in members])
         lengths = np.array([tree.segments[index].length for index in members])

@@ -82,7 +82,9 @@ class Deployment:
                 if not ended:
                     os.kill(pid, signal.SIGKILL)
                 tail = (self.folder / "gateway.log").read_text(encoding="utf-8", errors="replace")[-1500:]
-                raise RunFailed(Problem(str(self.folder / "gateway.log"), f"the endpoint did not come up:\n{tail}", "see the log"), reason_code="endpoint_failed")
+                raise RunFailed(
+                    Problem(str(self.folder / "gateway.log"), f"the endpoint did not come up:\n{tail}", "see the log"), reason_code="endpoint_failed"
+                )
             time.sleep(0.2)
 
     def stop(self) -> bool:
