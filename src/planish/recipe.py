@@ -224,7 +224,7 @@ def _parse(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(Problem(str(path), "there is no such file", "give the path of a recipe, or make one: planish init")) from None
+        raise InputError(Problem(str(path), "there is no such file", "give the path of a recipe; README has one to begin with")) from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "give a UTF-8 YAML file")) from None
     try:

@@ -134,3 +134,22 @@ def test_readme_tree_is_the_tree() -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert tree(SOURCE) in text, "write README's tree anew: python -m tests.house.tree"
+
+
+@pytest.mark.parametrize("name", [f"{shelf_name}/{technique}" for shelf_name in shelf.SHELVES for technique in shelf.shelf(shelf_name)])
+def test_every_technique_has_its_page(name: str, tmp_path: Path) -> None:
+    """Six headings, the Keys block as the signature says, and a recipe line that the recipe loader takes."""
+    from planish.recipe import Recipe
+    from tests.house.pages import HEADINGS, page, with_keys
+
+    technique = shelf.find(*name.split("/"))
+    text = page(technique).read_text(encoding="utf-8")
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == list(HEADINGS)
+    assert with_keys(text, technique) == text, "write the Keys blocks anew: python -m tests.house.pages"
+    assert technique.summary in text
+    if "```yaml\n" in text:
+        line = text.partition("```yaml\n")[2].partition("```")[0]
+        (tmp_path / "recipe.yaml").write_text("recipe: 1\nmodel: m\n" + ("" if line.startswith("data:") else "data: {path: rows.jsonl}\n"), encoding="utf-8")
+        with (tmp_path / "recipe.yaml").open("a", encoding="utf-8") as out:
+            out.write(line.replace("data: {", "data: {path: rows.jsonl, ") if line.startswith("data:") else line)
+        Recipe.load(tmp_path / "recipe.yaml")

@@ -34,8 +34,12 @@ def options(recipe: Recipe) -> dict[str, Any]:
 
 
 def preflight(recipe: Recipe, store: Store) -> None:
-    """A port that another program holds is refused before anything runs; our own endpoint on it will be replaced."""
+    """An engine that opens no package, and a port that another program holds, are refused before anything runs; our own endpoint on it will be replaced."""
     assert recipe.serve is not None
+    if recipe.serve.engine.name != "llamacpp":
+        raise InputError(Problem("serve.engine", f"{recipe.serve.engine.name} does not serve a package yet", "use llamacpp, with compress: {export: [gguf]}"))
+    if recipe.compress is None or all(use.name != "gguf" for use in recipe.compress.export):
+        raise InputError(Problem("serve", "there would be no GGUF file to serve", "add to the recipe: compress: {export: [gguf]}"))
     if recipe.serve.port and all(deployment.config["port"] != recipe.serve.port for deployment in live(store)):
         ensure_port_free(recipe.serve.host, recipe.serve.port)
 
@@ -50,9 +54,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`deployment.json` and `answers.json`. An endpoint of this workspace on the same port is drained and replaced."""
     recipe = context.recipe
     assert recipe.serve is not None
-    files = [entry["file"] for entry in read_json(inputs["compress"] / "compress_report.json")["files"] if entry["file"].endswith(".gguf")]
-    if not files:
-        raise InputError(Problem("serve", "the package holds no GGUF file to serve", "add to the recipe: compress: {export: [gguf]}"))
+    [file, *_] = [entry["file"] for entry in read_json(inputs["compress"] / "compress_report.json")["files"] if entry["file"].endswith(".gguf")]
     for old in live(context.store):
         if old.config["port"] == recipe.serve.port:
             context.progress.say(f"  replacing the endpoint {old.id} on port {recipe.serve.port}")
@@ -60,7 +62,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
             context.store.stop_deployment(old.id)
             context.event(EventType.DEPLOY_STOPPED, {"deployment": old.id})
     ensure_port_free(recipe.serve.host, recipe.serve.port)
-    deployment = _configure(context, inputs, files[0])
+    deployment = _configure(context, inputs, file)
     deployment.start()
     data = dataset.read(inputs["prepare"])
     answers = _ask(deployment, data.task, [row for row in data.rows("validation") if isinstance(row, LabelRow)][:QUESTIONS])
