@@ -139,8 +139,9 @@ def test_readme_tree_is_the_tree() -> None:
 @pytest.mark.parametrize("name", [f"{shelf_name}/{technique}" for shelf_name in shelf.SHELVES for technique in shelf.shelf(shelf_name)])
 def test_every_technique_has_its_page(name: str, tmp_path: Path) -> None:
     """Six headings, the Keys block as the signature says, and a recipe line that the recipe loader takes."""
-    from planish.recipe import Recipe
     from tests.house.pages import HEADINGS, page, with_keys
+
+    from planish.recipe import Recipe
 
     technique = shelf.find(*name.split("/"))
     text = page(technique).read_text(encoding="utf-8")
