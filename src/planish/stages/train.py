@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -24,8 +25,10 @@ from planish.model.trained import changed, save
 from planish.recipe import Recipe, TrainSection
 from planish.rows import ChatRow, Message, Row
 from planish.stages._context import Context, Inputs, write_json
+from planish.store import Store
 
 NEEDS = ("prepare",)
+T = TypeVar("T")
 VALIDATION_ROWS = 128
 """Validation during training is a sample of this size: it steers, it proves nothing."""
 
@@ -36,13 +39,17 @@ def options(recipe: Recipe) -> dict[str, Any]:
     return {"train": [entry.model_dump() for entry in recipe.train], "model": bundled.identity(folder)}
 
 
+def preflight(recipe: Recipe, store: Store) -> None:
+    """What the recipe may say and this version cannot do yet is refused before anything runs."""
+    if len(recipe.train) > 1:
+        raise InputError(Problem("train", f"{len(recipe.train)} entries: several training stages in one recipe are not built yet", "keep one entry"))
+
+
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`adapter/` in PEFT's layout (or `model/` with all weights), `metrics.jsonl` and `report.json`. Goes on from the newest checkpoint of this very run."""
     recipe = context.recipe
     data = dataset.read(inputs["prepare"])
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    if len(recipe.train) > 1:
-        raise InputError(Problem("train", f"{len(recipe.train)} entries: several training stages in one recipe are not built yet", "keep one entry"))
     _tune(context, recipe.train[0], list(data.rows("train")), list(data.rows("validation")), data.task, base, folder, inputs["prepare"].name)
 
 
@@ -51,9 +58,9 @@ def _tune(
 ) -> None:
     chat = Chat.load(base)
     examples, refused = _encode(section, rows, task, chat)
-    checks, _ = _encode(section, validation[:VALIDATION_ROWS], task, chat)
+    checks, _ = _encode(section, _drawn(validation, VALIDATION_ROWS, section.seed), task, chat)
     if section.max_rows is not None:
-        examples = examples[: section.max_rows]
+        examples = _drawn(examples, section.max_rows, section.seed)
     if len(examples) < section.batch_size:
         why = f"{len(examples)} training rows are fewer than one batch of {section.batch_size} ({len(refused)} were refused)"
         raise InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
@@ -62,23 +69,7 @@ def _tune(
     adapter = shelf.find("adapters", section.adapter.name).load()
     model = shelf.call("adapters", section.adapter.name, "attach", section.adapter.options)(load(base, precision, trained=section.adapter.name == "full"))
     start = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
-    rate = section.learning_rate or adapter.LEARNING_RATE
-    plan = loop.make_plan(
-        len(examples),
-        batch_size=section.batch_size,
-        epochs=section.epochs,
-        max_steps=section.max_steps,
-        warmup=section.warmup,
-        validations=section.validations,
-        checkpoints=section.checkpoints,
-        micro_tokens=section.micro_tokens,
-        learning_rate=rate,
-        schedule=section.schedule,
-        weight_decay=section.weight_decay,
-        clip=section.clip,
-        precision=precision,
-        seed=section.seed,
-    )
+    plan = _plan(section, len(examples), section.learning_rate or adapter.LEARNING_RATE, precision)
     total, own = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trainable(model).values())
     context.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "trainable": own, "parameters": total, "refused": len(refused)})
     context.progress.say(f"  {plan.steps} steps over {plan.rows} rows, {own:,} of {total:,} parameters trained ({own / total:.2%}), {precision}")
@@ -131,6 +122,18 @@ def _tune(
             "refused": refused,
         },
     )
+
+
+def _plan(section: TrainSection, rows: int, rate: float, precision: Literal["fp32", "bf16"]) -> loop.Plan:
+    """The plan of this section over `rows` rows."""
+    given = section.model_dump(include={"batch_size", "epochs", "max_steps", "warmup", "validations", "checkpoints", "micro_tokens", "schedule"})
+    more = section.model_dump(include={"weight_decay", "clip", "seed"})
+    return loop.make_plan(rows, **given, **more, learning_rate=rate, precision=precision)
+
+
+def _drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
+    """At most `count` of the items, drawn over all of them: the first rows of a file are often of one kind."""
+    return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
 
 
 def as_chat(row: Row, task: Task) -> ChatRow:
