@@ -157,6 +157,17 @@ def drift_lines(found: Findings) -> list[str]:
     ]
 
 
+def feedback_lines(found: Findings) -> list[str]:
+    """What corrections added, and the command that goes on from there."""
+    folder, said = found.folder("feedback"), found.json("feedback", "feedback.json")
+    if folder is None or not said:
+        return ["feedback: none was converted"]
+    return [
+        f"feedback: {said['corrections']} corrections of {said['requests']} logged requests, {said['rows_added']} rows added, {len(said['refused'])} refused",
+        f"the next run: planish run {folder / 'next_recipe.yaml'}",
+    ]
+
+
 def seconds_line(found: Findings) -> str:
     """Seconds per stage."""
     parts = [f"{stage} {row['seconds']:.0f}" if row["status"] == "done" else f"{stage} {row['status']}" for stage in STAGES if (row := found.stages.get(stage))]
@@ -187,7 +198,11 @@ def show(workspace: Path, run_id: str) -> None:
         folder = found.folder("baseline")
         if found.verdict.ship == "classifier" and folder is not None:
             sections.append([f"the classifier to ship: {folder / 'classifier'}"])
-    sections += [lines(found) for stage, lines in (("compress", package_lines), ("serve", answer_lines), ("observe", drift_lines)) if found.folder(stage)]
+    sections += [
+        lines(found)
+        for stage, lines in (("compress", package_lines), ("serve", answer_lines), ("observe", drift_lines), ("feedback", feedback_lines))
+        if found.folder(stage)
+    ]
     for lines in sections:
         for line in lines:
             out.print(line, soft_wrap="/" in line)  # a path is never broken
@@ -224,7 +239,7 @@ def _page(found: Findings) -> str:
     parts.append("<h2>Training</h2>" + _training(found))
     parts.append("<h2>Data</h2>" + _data(found))
     parts.append("<h2>Package</h2>" + _lines(package_lines(found)))
-    parts.append("<h2>Endpoint</h2>" + _lines(answer_lines(found) + drift_lines(found)))
+    parts.append("<h2>Endpoint</h2>" + _lines(answer_lines(found) + drift_lines(found) + feedback_lines(found)))
     parts.append("<h2>Where the tuned model loses</h2>" + _losses(found))
     parts.append(
         "<h2>Stages</h2>"
