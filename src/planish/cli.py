@@ -54,9 +54,9 @@ def main() -> None:
             failed.show()
             sys.exit(2)
         if isinstance(failed, OSError):
-            from planish.pipeline import as_run_failure
+            from planish.store.objects import disk_error
 
-            if (full := as_run_failure(failed)) is not None:
+            if isinstance(full := disk_error(failed, Path(failed.filename or "disk")), PlanishError):
                 _fail(full)
         raise
 

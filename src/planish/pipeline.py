@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import time
 from collections.abc import Callable
@@ -179,23 +178,9 @@ def _record_failure(store: Store, run_id: str, failure: BaseException) -> None:
         code = ReasonCode.INPUT_WRONG
     exit_code = failure.exit_code if isinstance(failure, PlanishError) else 130 if status == "interrupted" else 1
     store.end_run(run_id, status, exit_code)
-    type = EventType.RUN_INTERRUPTED if status == "interrupted" else EventType.RUN_FAILED
-    store.event(run_id, type, "run", {"error": str(failure)[:4000], "kind": type_name(failure)}, severity="error", reason_code=code)
-
-
-def type_name(failure: BaseException) -> str:
-    """The class of an error, for events."""
-    return type(failure).__name__
+    ending = EventType.RUN_INTERRUPTED if status == "interrupted" else EventType.RUN_FAILED
+    store.event(run_id, ending, "run", {"error": str(failure)[:4000], "kind": type(failure).__name__}, severity="error", reason_code=code)
 
 
 def _name(recipe: Recipe) -> str:
     return recipe.source.stem if recipe.source is not None else recipe.model
-
-
-def as_run_failure(failure: OSError) -> RunFailed | None:
-    """A full disk as an error with a fix; None for other operating-system errors."""
-    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(
-            Problem(str(failure.filename or "disk"), "no space is left on the disk", "free some space and give the same command again"), reason_code="disk_full"
-        )
-    return None

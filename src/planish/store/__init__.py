@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import fcntl
 import os
 import uuid
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from planish.errors import InputError, Problem
 from planish.events import GENESIS, EventType, ReasonCode, RunEvent, body_hash, chain_hash
 from planish.store import tables
-from planish.store.objects import Objects
+from planish.store.objects import Objects, disk_error
 
 __all__ = ["Store", "now"]
 
@@ -35,6 +36,7 @@ class Store:
         self.objects = Objects(self.workspace / "objects")
         self.engine = sa.create_engine(f"sqlite:///{self.workspace / 'records.sqlite'}", connect_args={"timeout": 30})
         sa.event.listen(self.engine, "connect", _durable)
+        sa.event.listen(self.engine, "handle_error", _full)
         _migrate(self.engine)
 
     def close(self) -> None:
@@ -209,6 +211,13 @@ def _durable(connection: Any, _: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _full(context: sa.engine.ExceptionContext) -> None:
+    """SQLite's word for a full disk, as an error with a fix."""
+    if "disk is full" in str(context.original_exception):
+        failed = OSError(errno.ENOSPC, "no space", str(context.engine.url.database) if context.engine else None)
+        raise disk_error(failed, Path(str(failed.filename))) from context.original_exception
 
 
 def _migrate(engine: sa.Engine) -> None:
