@@ -76,7 +76,7 @@ def metadata(path: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
 
 
-@pytest.mark.parametrize("size", ["wide", "narrow"])
+@pytest.mark.parametrize("size", ["wide", pytest.param("narrow", marks=pytest.mark.slow)])
 def test_f16_equals_llama_cpps_converter(size: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     checkpoint = request.getfixturevalue(size)
     oracle = tmp_path / "oracle.gguf"
@@ -92,6 +92,7 @@ def test_f16_equals_llama_cpps_converter(size: str, request: pytest.FixtureReque
     assert {key for key in said if said[key] != expected[key]} <= {"general.name"}
 
 
+@pytest.mark.slow
 def test_an_untied_model_with_biases_equals_the_converter(smollm: Any, tmp_path: Path) -> None:
     checkpoint = build(
         tmp_path / "model",
