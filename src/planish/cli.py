@@ -36,6 +36,8 @@ Unproven = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, the beginning of one, or last.")]
 
 HERE = Path(".planish")
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 
 def main() -> None:
@@ -43,12 +45,9 @@ def main() -> None:
     # threads that spin long at a barrier starve each other when another process wants a core; must be set before torch loads
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except PlanishError as refused:
         _fail(refused)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; give the same command again to go on", err=True)
-        sys.exit(130)
     except Exception as failed:
         if type(failed).__module__.startswith(("click", "typer")) and hasattr(failed, "show"):
             failed.show()
@@ -59,6 +58,9 @@ def main() -> None:
             if isinstance(full := disk_error(failed, Path(failed.filename or "disk")), PlanishError):
                 _fail(full)
         raise
+    if status == INTERRUPTED:
+        typer.echo("interrupted; give the same command again to go on", err=True)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _fail(refused: PlanishError) -> None:

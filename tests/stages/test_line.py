@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -205,6 +206,24 @@ def test_one_broken_line_is_set_aside_and_counted(home: Path) -> None:
         "label_unknown": 1,
         "duplicate": 3,
     }
+
+
+def test_ctrl_c_says_how_to_go_on(home: Path) -> None:
+    edit(home, "max_steps: 6, batch_size: 8, validations: 2, checkpoints: 3", "max_steps: 4000, batch_size: 8, validations: 0, checkpoints: 1000")
+    command = [sys.executable, "-m", "planish", "train", str(home / "recipe.yaml"), "--workspace", str(home / "work")]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((home / "work").glob("work/*/step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "give the same command again" in said
+    assert "Traceback" not in said
+    store = Store(home / "work")
+    assert store.runs()[0]["status"] == "interrupted"
+    store.close()
 
 
 def test_a_port_in_use_is_refused_by_name(home: Path) -> None:
