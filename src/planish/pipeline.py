@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,15 @@ from planish.recipe import Recipe
 from planish.rows import content_hash
 from planish.stages._context import Context, Inputs, read_json
 from planish.store import Store
+from planish.store.objects import file_hash
 
-VERSION = __version__
-"""Part of every cache key: a new release makes its results anew."""
+
+@cache
+def code_version() -> str:
+    """The release and a hash of its source: part of every cache key, so that changed code makes its results anew, and stored with each run (R-6)."""
+    root = Path(__file__).parent
+    sources = {str(path.relative_to(root)): file_hash(path) for path in root.rglob("*.py")}
+    return f"{__version__}+{content_hash(sources)[:12]}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ def run(
         for orphan in [row["id"] for row in store.runs() if row["status"] == "running"]:  # we hold the workspace, so whoever ran it is gone
             store.end_run(orphan, "interrupted", 137)
             store.event(orphan, EventType.RUN_INTERRUPTED, "run", {"found_by": "the next run"}, severity="error", reason_code=ReasonCode.INTERRUPTED)
-        run_id = store.start_run(_name(recipe), recipe.model_dump(mode="json"), recipe.fingerprint, VERSION, parent or recipe.parent)
-        store.event(run_id, EventType.RUN_STARTED, "run", {"recipe": recipe.fingerprint, "version": VERSION, "unproven": unproven})
+        run_id = store.start_run(_name(recipe), recipe.model_dump(mode="json"), recipe.fingerprint, code_version(), parent or recipe.parent)
+        store.event(run_id, EventType.RUN_STARTED, "run", {"recipe": recipe.fingerprint, "version": code_version(), "unproven": unproven})
         try:
             outcome = _stages(recipe, store, run_id, until, unproven, progress)
         except BaseException as failure:
@@ -128,7 +135,7 @@ def _stage(context: Context, inputs: Inputs) -> StageOutcome:
     parents = tuple(folder.name for folder in needed.values())
     # only what later stages make of a refused candidate bears the mark, so only there is it part of the key
     marked = context.unproven and STAGES.index(stage) > STAGES.index("gate")
-    key = content_hash({"stage": stage, "version": VERSION, "options": module.options(context.recipe), "inputs": parents, "unproven": marked})
+    key = content_hash({"stage": stage, "version": code_version(), "options": module.options(context.recipe), "inputs": parents, "unproven": marked})
     known = store.made(key)
     if known is not None and getattr(module, "still_true", lambda *_: True)(context, store.path(known)):
         store.record_stage(run_id, stage, "unchanged", known, ReasonCode.UNCHANGED, 0.0)
