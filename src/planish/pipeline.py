@@ -89,6 +89,10 @@ def _preflight(recipe: Recipe, store: Store, until: str) -> None:
     for stage in STAGES[: STAGES.index(until) + 1]:
         if _asked(recipe, stage):
             module: Any = importlib.import_module(f"planish.stages.{stage}")
+            absent = [name for name in module.NEEDS if not _asked(recipe, name)]
+            problems += [
+                Problem(stage, f"needs {name}, which this recipe does not ask for", f"add {name} to the recipe, or take {stage} out") for name in absent
+            ]
             problems += [problem for problem in _refusals(module.options, recipe) if problem not in problems]
             if hasattr(module, "preflight"):
                 problems += _refusals(module.preflight, recipe, store)

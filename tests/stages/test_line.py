@@ -130,6 +130,28 @@ def test_a_gates_no_stops_the_run_with_3(home: Path) -> None:
     assert outcome.stages["serve"].reason == "gate"
 
 
+def test_full_fine_tuning_goes_through_to_its_file(home: Path) -> None:
+    edit(home, "adapter: {lora: {r: 4}}, learning_rate: 1e-2", "adapter: full, learning_rate: 1e-3")
+    folder = run(home, "compress", unproven=True).stages["compress"].folder
+    assert folder is not None
+    [file] = read_json(folder / "compress_report.json")["files"]
+    assert (folder / file["file"]).is_file()
+
+
+def test_a_stage_whose_needs_are_not_asked_for_is_refused(home: Path) -> None:
+    text = (home / "recipe.yaml").read_text(encoding="utf-8")
+    (home / "recipe.yaml").write_text(
+        "".join(line for line in text.splitlines(keepends=True) if not line.startswith(("train", "  - {", "serve"))), encoding="utf-8"
+    )
+    with pytest.raises(InputError) as refused:
+        run(home)
+    assert {(problem.where, problem.why.split()[1]) for problem in refused.value.problems} >= {
+        ("compress", "train,"),
+        ("observe", "serve,"),
+        ("feedback", "serve,"),
+    }
+
+
 def test_duplicates_never_cross_splits(home: Path) -> None:
     folder = run(home, "prepare").stages["prepare"].folder
     assert folder is not None

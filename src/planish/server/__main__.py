@@ -11,6 +11,7 @@ from planish.data import dataset
 from planish.data.redact import Redactor
 from planish.data.request_log import JsonlRequestLog
 from planish.errors import PlanishError
+from planish.events import EventType, ReasonCode
 from planish.model.chat import Chat
 from planish.server.app import create_app
 from planish.server.keys import KeyRing
@@ -66,7 +67,11 @@ def _watch(deployment: Deployment, stopping: threading.Event) -> None:
     try:
         while not stopping.wait(deployment.config["observe"]["every"]):
             for detector in deployment.config["observe"]["detectors"]:
-                check(deployment, store, detector, deployment.config["run_id"])
+                try:
+                    check(deployment, store, detector, deployment.config["run_id"])
+                except Exception as failed:  # a check that could not be made is recorded, and the next one is made all the same
+                    body = {"deployment": deployment.id, "error": str(failed)[:1000]}
+                    store.event(deployment.config["run_id"], EventType.STAGE_FAILED, "observe", body, severity="error", reason_code=ReasonCode.STAGE_FAILED)
     finally:
         store.close()
 
