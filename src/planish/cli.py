@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +28,10 @@ data_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Data sets that come with planish.\n\nExample: planish data reviews --out reviews.jsonl"
 )
 app.add_typer(data_app, name="data")
+gold_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The gold set: what it can see, its versions, its blind half.\n\nExample: planish gold show gold.jsonl"
+)
+app.add_typer(gold_app, name="gold")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Workspace = Annotated[Path, typer.Option(help="Where runs, artifacts and events are kept.")]
@@ -126,15 +132,74 @@ def _outcome_json(outcome: RunOutcome) -> dict[str, Any]:
 
 
 @app.command()
-def check(recipe: RecipePath, as_json: Json = False) -> None:
-    """Check a recipe: every error at once, with its line. Needs no torch and runs nothing.
+def check(
+    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a file or folder of rows.", show_default=False)],
+    gold: Annotated[Path | None, typer.Option(help="Rows that must not be trained on: looks for them in the file.")] = None,
+    task: Annotated[str | None, typer.Option(help="What the rows are for; by their keys without it.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The declared labels, with commas between them.")] = None,
+    group_by: Annotated[str | None, typer.Option(help="The column whose rows belong together.")] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Allow rows of several shapes.")] = False,
+    only: Annotated[str | None, typer.Option("--checks", help="These checks only, with commas between them.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model, for the checks that look at tokens.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for rejected.jsonl and findings.jsonl.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe, or rows: every error at once, with its line. Nothing is run or stored; exit 2 where anything is refused.
 
-    Example: planish check recipe.yaml
+    Example: planish check rows.jsonl --model smollm2-135m-instruct
     """
-    from planish.recipe import Recipe
+    if path.suffix in (".yaml", ".yml"):
+        from planish.recipe import Recipe
 
-    loaded = Recipe.load(recipe)
-    typer.echo(json.dumps({"ok": True, "fingerprint": loaded.fingerprint}) if as_json else f"{recipe}: right ({loaded.fingerprint[:12]})")
+        loaded = Recipe.load(path)
+        typer.echo(json.dumps({"ok": True, "fingerprint": loaded.fingerprint}) if as_json else f"{path}: right ({loaded.fingerprint[:12]})")
+        return
+    from planish import check as checking
+    from planish.progress import Terminal
+    from planish.recipe import Use
+    from planish.shelf import find
+
+    uses = [Use(name=find("checks", name.strip()).name) for name in only.split(",")] if only is not None else None
+    progress = Terminal()
+    checked = checking.check_rows(
+        path,
+        gold=gold,
+        task=_task(task),
+        labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
+        group_by=group_by,
+        mixed=mixed,
+        checks=uses,
+        chat=_chat_of(model) if model is not None else None,
+        running=lambda name: progress.say(f"  check {name}"),
+    )
+    if out is not None:
+        checking.write(checked, out)
+    typer.echo(json.dumps(checking.as_json(checked), indent=1) if as_json else checking.text(checked))
+    sys.exit(checked.exit_code)
+
+
+def _task(name: str | None) -> Any:
+    """A task shape by name, or InputError with the nearest."""
+    from typing import get_args
+
+    from planish.errors import InputError, Problem, did_you_mean
+    from planish.recipe import TaskShape
+
+    if name is not None and name not in get_args(TaskShape):
+        raise InputError(Problem("--task", f'unknown task "{name}"', did_you_mean(name, get_args(TaskShape))))
+    return name
+
+
+def _chat_of(model: str) -> Callable[[], Any]:
+    """Loads the tokenizer and template of a model, when they are wanted."""
+
+    def load() -> Any:
+        from planish.model import bundled
+        from planish.model.chat import Chat
+
+        return Chat.load(bundled.locate(model, Path.cwd()))
+
+    return cache(load)
 
 
 @app.command("ls")
@@ -264,6 +329,156 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(
             f"{'ok ' if finding.ok else 'NO '} {finding.what:<22} {finding.detail}" + (f"\n      fix: {finding.fix}" if finding.fix and not finding.ok else "")
         )
+
+
+@gold_app.command("show")
+def gold_show(
+    path: Annotated[Path, typer.Argument(help="A file of gold rows, or a prepared data set.", show_default=False)],
+    discordance: Annotated[float, typer.Option(help="Share of rows on which two systems differ.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Show what a gold set of this size can and cannot see, before it is used.
+
+    Example: planish gold show gold.jsonl
+    """
+    from planish import gold_page
+
+    page = gold_page.of(path, discordance)
+    typer.echo(json.dumps(page.model_dump(mode="json"), indent=1) if as_json else gold_page.text(page))
+
+
+@gold_app.command("lock")
+def gold_lock(
+    path: Annotated[Path, typer.Argument(help="The file of gold rows.", show_default=False)],
+    why: Annotated[str, typer.Option(help="Why this version: it is kept in the changelog.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Lock a gold file as a version; an edit without a new version is refused from then on.
+
+    Example: planish gold lock gold.jsonl --why "first version"
+    """
+    from planish.data.gold_lock import lock
+
+    made = lock(path, why)
+    change = made.changes[-1]
+    said = f"{path}: version {made.version}, {len(made.rows)} rows ({change.added} added, {change.removed} removed, {change.changed} changed)"
+    typer.echo(made.model_dump_json(exclude={"rows"}) if as_json else said)
+
+
+@gold_app.command("spend")
+def gold_spend(recipe: RecipePath, workspace: Workspace = HERE, as_json: Json = False) -> None:
+    """Score the tuned model and its best baseline on the blind half of the gold set. This can be done once.
+
+    Example: planish gold spend recipe.yaml
+    """
+    from planish import blind
+    from planish.progress import Terminal
+    from planish.recipe import Recipe
+
+    spent = blind.spend(Recipe.load(recipe), workspace, Terminal())
+    if as_json:
+        typer.echo(spent.model_dump_json(indent=1))
+        return
+    one = spent.comparison
+    values = ", ".join(f"{report.system} {report.metrics[one.metric].value:.3f}" for report in (spent.candidate, spent.baseline))
+    typer.echo(f"{len(spent.candidate.scores)} blind rows, {one.metric}: {values}")
+    typer.echo(f"difference {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
+
+
+@app.command()
+def convert(
+    file: Annotated[str, typer.Argument(help="A file of rows, a folder of such files, or hub:owner/name[:split].", show_default=False)],
+    to: Annotated[
+        str, typer.Option(help="The format to write: openai, alpaca, sharegpt, prompt_completion, text, dpo, openai_preference, kto, prm, label, ...")
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write: .jsonl, .json, .csv, .tsv (each also .gz) or .parquet.")],
+    lossy: Annotated[bool, typer.Option("--lossy", help="Write although something is lost; what was is counted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write rows in another format. What would be lost is said first, and refused unless --lossy.
+
+    Example: planish convert rows.jsonl --to alpaca --out alpaca.json
+    """
+    from planish.data.convert import convert
+
+    done = convert(file, to, out, lossy=lossy)
+    if as_json:
+        typer.echo(done.model_dump_json(indent=1))
+        return
+    typer.echo(f"{out}: {done.n_out} {to} rows of {done.n_in} rows read")
+    for word, counts in (("lost", done.lost), ("left out", done.dropped)):
+        for what, count in counts.items():
+            typer.echo(f"  {word}: {what} ({count})")
+
+
+@app.command("map")
+def map_columns(
+    file: Annotated[str, typer.Argument(help="A file of rows with columns of unknown names.", show_default=False)],
+    shape: Annotated[str | None, typer.Option(help="The shape the rows must have: chat, label, question, preference, ...; any without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the mapping to this YAML file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take the best reading although it is not sure; a tie is never broken.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Propose which column is what, with a confidence and a reason, after a dry run on up to 200 rows. Not sure: exit 2 with the mappings to choose from.
+
+    Example: planish map rows.csv --shape label --out mapping.yaml
+    """
+    from planish.data import mapping
+    from planish.data.formats import read_records
+    from planish.store.objects import write_atomic
+
+    proposal = mapping.propose(read_records(file), shape)
+    if as_json:
+        typer.echo(json.dumps(proposal.model_dump() | {"confidence": proposal.confidence, "sure": proposal.sure}, indent=1))
+    else:
+        for reading in proposal.readings[:5]:
+            counts = ", ".join(f"{code} {count}" for code, count in reading.counts.items())
+            typer.echo(f"{reading.shape} ({reading.format}): {counts} of {proposal.n} rows; {reading.reason}")
+    settled = mapping.settle(proposal, file, force=force)
+    if out is not None:
+        write_atomic(out, (mapping.yaml(settled) + "\n").encode())
+    if not as_json:
+        typer.echo(f"confidence {proposal.confidence:.2f}\n{mapping.yaml(settled)}")
+
+
+@app.command()
+def mask(
+    file: Annotated[Path, typer.Argument(help="A file or folder of rows, or a data set.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The model whose tokenizer and template are used.")] = "smollm2-135m-instruct",
+    row: Annotated[list[str] | None, typer.Option(help="Show this row, by its id or line; may be given several times.")] = None,
+    count: Annotated[int, typer.Option(help="How many rows to show where none is named.", min=0)] = 3,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Show in red what is beyond this many tokens.", min=2)] = None,
+    last: Annotated[bool, typer.Option("--last", help="Train the last answer of each dialogue alone.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="List each token with its id and why it has its colour.")] = False,
+    task: Annotated[str | None, typer.Option(help="What the rows are for; by their keys without it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show which tokens of a row are trained: scored green, masked grey, cut red.
+
+    Example: planish mask rows.jsonl --row r12
+    """
+    from planish.model import dialogues, mask_view
+    from planish.model.measured import measure
+    from planish.store.objects import write_atomic
+
+    found = dialogues.read(file, _task(task))
+    chosen = [found.row(one) for one in row] if row else [found.row(one) for one in found.table.ids[:count]]
+    chat = _chat_of(model)()
+    turns: Any = "last" if last else "all"
+    views = [mask_view.look(one, chat, max_length=max_length, turns=turns) for one in chosen]
+    total = measure(found.table, chat, turns)
+    counts = {"rows": len(total.ids), "refused": len(total.faults()), "tokens": int(total.lengths.sum()), "trained": total.scored, "share": total.share}
+    line = f"{counts['rows']} rows, {counts['refused']} refused: {counts['trained']} of {counts['tokens']} tokens trained ({total.share:.1%})"
+    if html is not None:
+        write_atomic(html, mask_view.page(views, f"mask of {file.name}", line).encode())
+    if as_json:
+        typer.echo(json.dumps({"model": model, "total": counts, "rows": [mask_view.as_json(view) for view in views]}, indent=1))
+    elif html is not None:
+        typer.echo(f"{html}: {len(views)} rows of {line}")
+    else:
+        typer.echo(mask_view.text(views, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, tokens=tokens), color=True)
+        typer.echo(line)
 
 
 @data_app.command("reviews")

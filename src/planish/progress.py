@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, count: int, note: str = "", /) -> None:
+        """`count` more units are done; `note` (30 characters at most) stands behind the label until the next one."""
 
 
 class Progress(Protocol):
@@ -27,7 +32,7 @@ class Silent:
 
     @contextmanager
     def _nothing(self) -> Iterator[Advance]:
-        yield lambda _: None
+        yield lambda count, note="": None
 
     def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar that is not drawn."""
@@ -51,17 +56,22 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
+        wide = self.console.width >= 100
         columns = [
             TextColumn("  {task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if wide else 9),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if wide else []),
             TextColumn("left"),
             TimeRemainingColumn(),
         ]
         with Bars(*columns, console=self.console, disable=not self.console.is_terminal) as bars:
             task = bars.add_task(label, total=total)
-            yield lambda count: bars.advance(task, count)
+
+            def advance(count: int, note: str = "", /) -> None:
+                bars.update(task, advance=count, description=f"{label} {note}" if note else label)
+
+            yield advance
 
     def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar with units done, time spent and time left."""

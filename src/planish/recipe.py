@@ -73,6 +73,10 @@ Rule = Annotated[str, BeforeValidator(_rule)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
+TaskShape = Literal["classification", "qa", "extraction", "summarization", "chat", "tools", "reasoning", "preference"]
+"""What rows may be for; what each fixes stands in `planish.data.task` (MISSION D11)."""
+
+
 class SplitSection(Section):
     """How rows are divided; rows of one group, and duplicates, never cross (MISSION D8)."""
 
@@ -80,6 +84,8 @@ class SplitSection(Section):
     validation: Share = 0.1
     gold: Annotated[float, Field(gt=0, lt=1)] = 0.2
     gold_max: Annotated[int, Field(ge=30)] | None = None
+    blind: Share = 0.0
+    time_by: str | None = None
     seed: int = 42
 
     @model_validator(mode="after")
@@ -93,38 +99,58 @@ class DataSection(Section):
     """Where the rows are and what they are for."""
 
     path: Path
-    task: Literal["classification", "chat"] = "classification"
+    gold: Path | None = None
+    task: TaskShape | None = None
     labels: list[str] | None = None
     instruction: str | None = None
+    mapping: dict[str, str] | None = None
+    mixed: bool = False
+    clean: list[Literal["nfc", "control", "whitespace"]] = []
     split: SplitSection = SplitSection()
     checks: list[Check] = [Use(name="duplicates"), Use(name="label_conflicts"), Use(name="leakage")]
 
 
+class LaunchSection(Section):
+    """How many processes of this machine train together: `ddp` keeps the model whole in each, `fsdp` spreads it over them. The result is the same (MISSION X6)."""
+
+    ranks: Annotated[int, Field(gt=0)] = 1
+    shard: Literal["ddp", "fsdp"] = "ddp"
+
+
 class TrainSection(Section):
-    """One stage of training; the objective and the adapter bring their own keys."""
+    """One stage of training; the objective and the adapter bring their own keys. The next entry of the list starts from what this one made."""
 
     objective: Objective
     adapter: Adapter = Use(name="lora")
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.03
     epochs: Annotated[float, Field(gt=0)] | None = None
     max_steps: Annotated[int, Field(gt=0)] | None = None
+    max_tokens: Annotated[int, Field(gt=0)] | None = None
     max_rows: Annotated[int, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(gt=0)] = 16
     micro_tokens: Annotated[int, Field(gt=0)] = 2048
     max_length: Annotated[int, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     clip: Annotated[float, Field(gt=0)] = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     validations: Annotated[int, Field(ge=0)] = 10
+    patience: Annotated[int, Field(gt=0)] | None = 3
+    keep: Literal["best", "last"] = "best"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoints: Annotated[int, Field(ge=0)] = 10
     seed: int = 42
+    launch: LaunchSection = LaunchSection()
 
     @model_validator(mode="after")
-    def _one_length(self) -> TrainSection:
-        if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("epochs and max_steps both given: keep one (MISSION T5)")
+    def _fits_together(self) -> TrainSection:
+        lengths = [name for name in ("epochs", "max_steps", "max_tokens") if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            raise ValueError(f"{' and '.join(lengths)} both given: keep one (MISSION T5)")
+        if self.batch_size % self.launch.ranks:
+            raise ValueError(f"batch_size {self.batch_size} does not divide over launch.ranks {self.launch.ranks}: every rank takes the same number of rows")
         return self
 
 

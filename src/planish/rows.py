@@ -42,6 +42,27 @@ class RejectCode(StrEnum):
     DOUBLE_BOS = "double_bos"
 
 
+class NoteCode(StrEnum):
+    """What a check points out without refusing the row: it is counted and shown, and the row stays."""
+
+    MISLABEL_SUSPECTED = "mislabel_suspected"
+    CLASS_RARE = "class_rare"
+    CLASS_IMBALANCE = "class_imbalance"
+    LANGUAGE_OTHER = "language_other"
+    LENGTH_OUTLIER = "length_outlier"
+    MOJIBAKE = "mojibake"
+    CONTROL_CHARACTERS = "control_characters"
+    BOILERPLATE = "boilerplate"
+    REFUSAL = "refusal"
+    CUT_OFF = "cut_off"
+    STYLE = "style"
+    UNGROUNDED = "ungrounded"
+    REPETITION = "repetition"
+    ANSWER_IN_PROMPT = "answer_in_prompt"
+    ALL_TOKENS_SCORED = "all_tokens_scored"
+    SPECIAL_TOKEN = "special_token"
+
+
 MALFORMED = frozenset(
     {
         RejectCode.BAD_JSON,
@@ -64,12 +85,23 @@ class Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ToolCall(Noun):
+    """A call that an assistant turn makes. `arguments` is always the object, however the file wrote it; `id` pairs the call with its result."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    id: str | None = None
+
+
 class Message(Noun):
-    """One turn. `weight` 0 keeps an assistant turn out of the loss."""
+    """One turn. `weight` 0 keeps an assistant turn out of the loss. A turn that only calls tools has empty content; a tool's result names its call."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     weight: float | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
 
 
 class Origin(Noun):
@@ -98,10 +130,11 @@ class LabelRow(RowBase):
 
 
 class ChatRow(RowBase):
-    """chat: `messages[{role, content, weight?}]`."""
+    """chat: `messages[{role, content, weight?, tool_calls?}]`, and the catalogue of tools that were on offer, as JSON Schema functions."""
 
     shape: Literal["chat"] = "chat"
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 class PromptCompletionRow(RowBase):
@@ -119,7 +152,72 @@ class TextRow(RowBase):
     text: str
 
 
-Row = Annotated[LabelRow | ChatRow | PromptCompletionRow | TextRow, Field(discriminator="shape")]
+class Entity(Noun):
+    """A span of a text: characters `start` to `end`, the end not included."""
+
+    type: str
+    start: int
+    end: int
+
+
+class ExtractionRow(RowBase):
+    """extraction: `text` with the `entities` in it, or with the JSON object `fields` that it says; exactly one of the two."""
+
+    shape: Literal["extraction"] = "extraction"
+    text: str
+    entities: tuple[Entity, ...] | None = None
+    fields: dict[str, Any] | None = None
+
+
+class SummaryRow(RowBase):
+    """summarization: `document, summary`."""
+
+    shape: Literal["summary"] = "summary"
+    document: str
+    summary: str
+
+
+class QuestionRow(RowBase):
+    """QA: `question, answer`, with the documents it is answered from, if any (one under `context`, several under `documents`)."""
+
+    shape: Literal["question"] = "question"
+    question: str
+    answer: str
+    documents: tuple[str, ...] = ()
+
+
+class PreferenceRow(RowBase):
+    """preference: a dialogue up to the question, a better and a worse continuation."""
+
+    shape: Literal["preference"] = "preference"
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+class UnpairedRow(RowBase):
+    """unpaired preference: a dialogue up to the question, one continuation, and whether it is good."""
+
+    shape: Literal["unpaired"] = "unpaired"
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    label: bool
+
+
+class StepsRow(RowBase):
+    """Process supervision: a prompt, the steps of a solution, and whether each is right."""
+
+    shape: Literal["steps"] = "steps"
+    prompt: str
+    completions: tuple[str, ...]
+    labels: tuple[bool, ...]
+
+
+Row = Annotated[
+    LabelRow | ChatRow | PromptCompletionRow | TextRow | ExtractionRow | SummaryRow | QuestionRow | PreferenceRow | UnpairedRow | StepsRow,
+    Field(discriminator="shape"),
+]
 
 
 class RejectedRow(Noun):
@@ -135,11 +233,12 @@ class RejectedRow(Noun):
 
 
 class Sample(Noun):
-    """One row of a gold set: what is asked, what is right, and the slices it counts in."""
+    """One row of a gold set: what is asked (with the tools on offer), what is right, and the slices it counts in."""
 
     id: str
     messages: tuple[Message, ...]
     target: str
+    tools: tuple[dict[str, Any], ...] = ()
     slices: dict[str, str] = {}
     group: str | None = None
 

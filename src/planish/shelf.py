@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from planish.errors import InputError, Problem, did_you_mean
 
@@ -50,7 +50,7 @@ class Technique:
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The full options: defaults with `given` over them. Raises pydantic.ValidationError on an unknown key or a wrong type."""
-        return schema(self)(**given).model_dump()
+        return schema(self)(**given).model_dump(by_alias=True)
 
     def load(self) -> ModuleType:
         """Import the technique's file."""
@@ -59,7 +59,8 @@ class Technique:
 
 def schema(technique: Technique) -> type[BaseModel]:
     """The pydantic model of a technique's recipe keys; unknown keys are refused."""
-    fields: dict[str, Any] = dict(technique.keys)
+    # By alias, so that a key may be called `schema` or `copy`, as methods of every pydantic model are.
+    fields: dict[str, Any] = {f"key_{name}": (kind, Field(default, alias=name)) for name, (kind, default) in technique.keys.items()}
     return create_model(technique.name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from planish.data import dataset, gold, task
 from planish.data.dataset import Correction, Dataset, feedback_version
-from planish.data.finding import Finding
+from planish.data.finding import CheckResult, Finding
 from planish.data.split import SplitName, divide
+from planish.data.table import Table
 from planish.errors import InputError
 from planish.rows import LabelRow, Origin, RejectCode, RejectedRow
 
@@ -26,10 +27,12 @@ def _rows() -> list[LabelRow]:
 
 def _made(folder: Path) -> Dataset:
     rows = _rows()
-    split = divide(rows)
+    split = divide(Table.of(rows))
     held = gold.build([row for row in rows if split.assignment[row.id] == "gold"], TRIAGE)
-    warned = [Finding(row_id="1", code=RejectCode.PII, severity="warn", why="w", fix="f")]
-    return dataset.write(folder, rows, REJECTED, split.assignment, held, TRIAGE, findings={"pii": warned}, parents=("p",))
+    warned = (Finding(row_id="1", code=RejectCode.PII, severity="warn", why="w", fix="f"),)
+    return dataset.write(
+        folder, Table.of(rows), REJECTED, split.assignment, held, TRIAGE, found={"pii": CheckResult(findings=warned, figures={"n": 1})}, parents=("p",)
+    )
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _made(tmp_path / "a").sha256 == _made(tmp_path / "b").sha256
     first, second = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in "ab")
     assert first == second
-    assert {str(path) for path in first} == {"rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json", "findings/pii.jsonl"}
+    assert {str(path) for path in first} == {"rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json", "findings/pii.jsonl", "findings/pii.json"}
 
 
 def test_gold_cannot_be_reached_through_a_dataset(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_a_row_without_a_split_is_refused_before_anything_is_written(tmp_path: P
     rows = _rows()
     placed: dict[str, SplitName] = {row.id: "gold" for row in rows[1:]}
     with pytest.raises(InputError, match="row 0: is in no split"):
-        dataset.write(tmp_path / "a", rows, [], placed, gold.build(rows, TRIAGE), TRIAGE)
+        dataset.write(tmp_path / "a", Table.of(rows), [], placed, gold.build(rows, TRIAGE), TRIAGE)
     assert not (tmp_path / "a").exists()
 
 
@@ -141,18 +144,18 @@ def test_l5_the_next_version_keeps_every_stored_row_where_it_was(tmp_path: Path)
     made = _made(tmp_path / "v1")
     grown = feedback_version(made, [Correction(log_id=str(n), text=f"Served {n}", corrected="bad") for n in range(40)])
     rows = [*dataset.every_row(made), *grown.rows]
-    split = divide(rows, existing=dataset.assignment(made) | grown.assignment)
+    split = divide(Table.of(rows), existing=dataset.assignment(made) | grown.assignment)
     assert split.findings == ()
     assert split.assignment == dataset.assignment(made) | grown.assignment
     held = gold.build([row for row in rows if split.assignment[row.id] == "gold"], TRIAGE, version=2)
     train = [row for row in rows if split.assignment[row.id] == "train"]
     assert gold.overlap(held, train, TRIAGE) == []
-    following = dataset.write(tmp_path / "v2", rows, grown.rejected, split.assignment, held, TRIAGE, version=2, parents=(made.sha256,))
+    following = dataset.write(tmp_path / "v2", Table.of(rows), grown.rejected, split.assignment, held, TRIAGE, version=2, parents=(made.sha256,))
     assert (following.manifest.version, following.manifest.parents) == (2, (made.sha256,))
 
 
 def test_l5_corrections_of_another_task_are_refused(tmp_path: Path) -> None:
     made = _made(tmp_path)
-    chat = Dataset(made.folder, made.manifest.model_copy(update={"task": task.chat()}))
+    chat = Dataset(made.folder, made.manifest.model_copy(update={"task": task.make("chat")}))
     with pytest.raises(InputError, match="not converted yet"):
         feedback_version(chat, [])

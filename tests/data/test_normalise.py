@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from planish.data.normalise import duplicate_key, input_key, messages_key, normalised
+from planish.data.normalise import messages_key, normalised, question_key
+from planish.data.table import keys_of
 from planish.rows import ChatRow, LabelRow, Message, Origin, PromptCompletionRow, Row, TextRow
 
 WHERE = Origin(file="f", line=1, sha256="")
@@ -43,8 +44,8 @@ def _chat(*contents: str) -> ChatRow:
     ],
 )
 def test_d5_keys(one: Row, other: Row, same_row: bool, same_input: bool) -> None:
-    assert (duplicate_key(one) == duplicate_key(other)) is same_row
-    assert (input_key(one) == input_key(other)) is same_input
+    assert (keys_of(one).duplicate == keys_of(other).duplicate) is same_row
+    assert (question_key(one) == question_key(other)) is same_input
 
 
 def test_prompts_compare_by_role_and_content() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from planish.checks import duplicates, label_conflicts, leakage
 from planish.data import reviews
-from planish.data.contract import read_rows
+from planish.data.reading import read_rows
 from planish.data.split import divide
 from planish.errors import InputError
 
@@ -71,12 +71,12 @@ def test_the_real_reviews(tmp_path: Path) -> None:
     groups = Counter(value["review_id"] for value in values)
     assert (len(values), len(groups), max(groups.values()), len(values) - len({value["text"] for value in values})) == (3708, 300, 70, 11)
     reading = read_rows(path, shape="label", labels=reviews.LABELS, group_by=reviews.GROUP_BY)
-    reading = reading.set_aside(duplicates.check(reading.accepted))
-    reading = reading.set_aside(label_conflicts.check(reading.accepted))
+    reading = reading.set_aside(duplicates.check(reading.accepted).findings)
+    reading = reading.set_aside(label_conflicts.check(reading.accepted).findings)
     assert reading.counts == {"n_in": 3708, "n_accepted": 3696, "n_rejected": 12, "duplicate": 10, "label_conflict": 2}
     split = divide(reading.accepted, gold_max=400)
     assert sum(split.counts["gold"].values()) == 400
     assert abs(split.shares["gold"] + split.shares["unused"] - 0.2) < 0.02
-    assert leakage.check(reading.accepted, split.assignment) == []
+    assert leakage.check(reading.accepted, split.assignment).figures["evaluation_rows"]["gold"] == 400
     sides = {(row.group, split.assignment[row.id].replace("unused", "gold")) for row in reading.accepted}
     assert len(sides) == len({row.group for row in reading.accepted})

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from planish.data.split import SplitName, divide
+from planish.data import split as splitting
+from planish.data.split import Split, SplitName
+from planish.data.table import Table
 from planish.errors import InputError
 from planish.rows import LabelRow, Origin, RejectCode, TextRow
+
+
+def divide(rows: list[LabelRow], **given: Any) -> Split:
+    """The split of rows in memory."""
+    return splitting.divide(Table.of(rows), **given)
 
 
 def _row(id: str, label: str = "a", group: str | None = None, text: str | None = None) -> LabelRow:
@@ -181,3 +189,36 @@ def test_rows_without_labels_are_split_too() -> None:
     assert divide(rows).shares == {"train": 0.7, "validation": 0.1, "gold": 0.2, "unused": 0.0}
     with pytest.raises(InputError, match="more than half"):
         divide(rows[:1])
+
+
+def test_near_duplicates_travel_together() -> None:
+    """MISSION D6: the rows of a near-duplicate cluster lie on one side, although nothing else joins them."""
+    rows = [_row(str(n), "ab"[n % 2]) for n in range(100)]
+    clusters = [tuple(str(n) for n in range(start, start + 4)) for start in range(0, 40, 4)]
+    for seed in range(5):
+        split = divide(rows, seed=seed, together=clusters)
+        assert all(len({split.assignment[row_id] for row_id in cluster}) == 1 for cluster in clusters)
+
+
+def test_a_split_by_time_puts_the_newest_rows_into_gold() -> None:
+    """MISSION D8, time split. 100 rows of 100 days at .7/.1/.2: days 0 to 69 train, 70 to 79 validate, 80 to 99 are gold; a group is as new as its newest row."""
+    rows = [_row(str(n), "ab"[n % 2]) for n in range(100)]
+    times = {str(n): float(n) for n in range(100)}
+    split = divide(rows, times=times)
+    assert {split.assignment[str(n)] for n in range(70)} == {"train"}
+    assert {split.assignment[str(n)] for n in range(70, 80)} == {"validation"}
+    assert {split.assignment[str(n)] for n in range(80, 100)} == {"gold"}
+    old_in_new = [_row("0", "a", "g"), _row("99", "b", "g"), *rows[1:99]]
+    assert divide(old_in_new, times=times).assignment["0"] == "gold"
+    with pytest.raises(InputError, match="1 rows have no time, the first is 7"):
+        divide(rows, times={key: time for key, time in times.items() if key != "7"})
+
+
+def test_rows_that_come_as_gold_are_gold() -> None:
+    rows = [_row(str(n), "ab"[n % 2]) for n in range(40)]
+    own = [_row(f"g{n}", "ab"[n % 2]) for n in range(10)]
+    split = divide(rows, gold=0.0).with_gold(Table.of(own))
+    assert split.counts["gold"] == {"a": 5, "b": 5}
+    assert {split.assignment[row.id] for row in rows} == {"train", "validation"}
+    with pytest.raises(InputError, match='label "c"'):
+        divide(rows, gold=0.0).with_gold(Table.of([*own, _row("x", "c")]))

@@ -6,7 +6,23 @@ import pytest
 
 from planish.data import task
 from planish.errors import InputError
-from planish.rows import ChatRow, LabelRow, Message, Origin, PromptCompletionRow, TextRow
+from planish.rows import (
+    ChatRow,
+    Entity,
+    ExtractionRow,
+    LabelRow,
+    Message,
+    Origin,
+    PreferenceRow,
+    PromptCompletionRow,
+    QuestionRow,
+    Row,
+    StepsRow,
+    SummaryRow,
+    TextRow,
+    ToolCall,
+    UnpairedRow,
+)
 
 WHERE = Origin(file="f", line=1, sha256="")
 
@@ -18,7 +34,7 @@ def test_classification_prompts_share_the_instruction_as_a_prefix() -> None:
     assert triage.text_of(message.content) == "it broke"
     assert triage.text_of("something else") == "something else"
     row = LabelRow(id="1", origin=WHERE, text="it broke", label="bad")
-    assert triage.asked(row) == (triage.prompt("it broke"), "bad")
+    assert triage.asked(row) == (triage.prompt("it broke"), "bad", ())
     assert triage.row_shape == "label"
     assert task.classification(["a", "b"], "Sort.").prompt("x")[0].content == "Sort.\n\nx"
     assert task.classification(["a", "b"], "").prompt("x")[0].content == "x"
@@ -26,10 +42,11 @@ def test_classification_prompts_share_the_instruction_as_a_prefix() -> None:
 
 def test_chat_asks_for_the_last_turn() -> None:
     user, answer = Message(role="user", content="2+2?"), Message(role="assistant", content="4")
-    assert task.chat().asked(ChatRow(id="1", origin=WHERE, messages=(user, answer, user, answer))) == ((user, answer, user), "4")
-    assert task.chat("Add.").asked(PromptCompletionRow(id="1", origin=WHERE, prompt="2+2?", completion="4")) == (
+    assert task.make("chat").asked(ChatRow(id="1", origin=WHERE, messages=(user, answer, user, answer))) == ((user, answer, user), "4", ())
+    assert task.make("chat", (), "Add.").asked(PromptCompletionRow(id="1", origin=WHERE, prompt="2+2?", completion="4")) == (
         (Message(role="user", content="Add.\n\n2+2?"),),
         "4",
+        (),
     )
 
 
@@ -37,7 +54,7 @@ def test_a_row_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match="row 1: is a text row; the task classification asks no question of it"):
         task.classification(["a", "b"]).asked(TextRow(id="1", origin=WHERE, text="x"))
     with pytest.raises(InputError, match="row 1: is a label row"):
-        task.chat().asked(LabelRow(id="1", origin=WHERE, text="x", label="a"))
+        task.make("chat").asked(LabelRow(id="1", origin=WHERE, text="x", label="a"))
 
 
 @pytest.mark.parametrize(("labels", "why"), [([], "0 label"), (["a", "a"], "given twice: a"), (["a", ""], "one label is empty")])
@@ -73,3 +90,82 @@ def test_d11_a_metric_that_is_not_valid_for_the_shape_is_refused_by_name(shape: 
 def test_a_scorer_that_is_not_valid_for_the_shape_is_refused() -> None:
     with pytest.raises(InputError, match="valid: label"):
         task.require_scorer("classification", "rouge")
+
+
+EXTRACT = "Extract from the text. Answer with JSON only.\n\n"
+QA = "Answer the question. Answer in as few words as possible.\n\n"
+USER, ANSWER = Message(role="user", content="q"), Message(role="assistant", content="a")
+CALL = Message(role="assistant", content="", tool_calls=(ToolCall(name="weather", arguments={"city": "Oslo"}, id="1"),))
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "prompt", "target"),
+    [
+        (
+            "qa",
+            QuestionRow(id="1", origin=WHERE, question="who?", answer="Ada", documents=("d1", "d2")),
+            QA + "d1\n\nd2\n\nwho?",
+            "Ada",
+        ),
+        (
+            "extraction",
+            ExtractionRow(id="1", origin=WHERE, text="in Oslo", entities=(Entity(type="city", start=3, end=7),)),
+            EXTRACT + "in Oslo",
+            '[{"text":"Oslo","type":"city"}]',
+        ),
+        (
+            "extraction",
+            ExtractionRow(id="1", origin=WHERE, text="in Oslo", fields={"city": "Oslo"}),
+            EXTRACT + "in Oslo",
+            '{"city":"Oslo"}',
+        ),
+        ("summarization", SummaryRow(id="1", origin=WHERE, document="long", summary="short"), "Summarise the document.\n\nlong", "short"),
+        ("reasoning", StepsRow(id="1", origin=WHERE, prompt="p", completions=("one", "two"), labels=(True, False)), "p", "one\ntwo"),
+        ("tools", ChatRow(id="1", origin=WHERE, messages=(USER, CALL)), "q", '[{"arguments":{"city":"Oslo"},"name":"weather"}]'),
+        ("preference", PreferenceRow(id="1", origin=WHERE, prompt=(USER,), chosen=(ANSWER,), rejected=(CALL,)), "q", "a"),
+        ("preference", UnpairedRow(id="1", origin=WHERE, prompt=(USER,), completion=(ANSWER,), label=True), "q", "a"),
+    ],
+)
+def test_d11_what_each_shape_asks(shape: str, row: Row, prompt: str, target: str) -> None:
+    """MISSION D11: the prompt and the target of every shape, and the dialogue it is trained as; Ex: extraction -> the spans as JSON."""
+    made = task.make(shape)  # type: ignore[arg-type]
+    asked = made.asked(row)
+    assert (asked.messages[-1].content, asked.target) == (prompt, target)
+    dialogue = made.conversation(row)
+    assert task.said(dialogue.messages[-1]) == target
+    assert dialogue.messages[:-1] == asked.messages
+
+
+def test_d11_the_table_of_shapes() -> None:
+    """MISSION D11: every shape fixes rows, objective, scorers whose metrics are known, baselines and the room of an answer."""
+    for shape, kind in task.KINDS.items():
+        assert kind.rows, shape
+        assert kind.objective in ("sft", "dpo")
+        assert kind.scorers
+        assert all(task.METRICS[scorer] for scorer in kind.scorers)
+        assert min(len(kind.baselines), kind.max_new_tokens) > 0
+    assert task.KINDS["classification"].scorers == ("label",)
+    assert "exact" not in task.KINDS["summarization"].scorers + task.KINDS["chat"].scorers
+
+
+@pytest.mark.parametrize(
+    ("shapes", "tools", "shape"),
+    [
+        (["label"], False, "classification"),
+        (["chat"], False, "chat"),
+        (["chat"], True, "tools"),
+        (["question"], False, "qa"),
+        (["summary"], False, "summarization"),
+        (["steps"], False, "reasoning"),
+        (["preference", "unpaired"], False, "preference"),
+        (["chat", "prompt_completion"], False, "chat"),
+    ],
+)
+def test_d11_the_task_is_inferred_from_the_rows(shapes: list[str], tools: bool, shape: str) -> None:
+    assert task.infer(shapes, tools=tools) == shape
+
+
+@pytest.mark.parametrize("shapes", [["text"], ["label", "chat"], []])
+def test_d11_rows_that_fit_no_task_are_refused(shapes: list[str]) -> None:
+    with pytest.raises(InputError, match="rows fit no task"):
+        task.infer(shapes, tools=False)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from planish.data.tree import Sequence, Trie, build, pack
 from planish.model import tree_attention
+from planish.model.head_terms import Divergence, Entropy, LogProb, Teacher
+from planish.model.layout import use_plain
 from planish.model.load import load
-from planish.model.policy import hidden_states, score
+from planish.model.policy import Scored, hidden_states, score
 
 
 def row(*ids: int, scored: int = 1) -> Sequence:
@@ -131,3 +133,45 @@ def test_plan_indexes_every_token_once() -> None:
     cells = torch.cat([group.query.flatten() for group in plan.groups])
     assert cells[plan.gather].tolist() == list(range(len(tree.ids)))
     assert len(np.unique(plan.gather.numpy())) == len(tree.ids)
+
+
+def test_an_objective_may_ask_for_more_than_log_probabilities(tiny: Path) -> None:
+    """Entropy, divergence and a blend of a tree's scored rows, against softmax over the full logits of each row alone; a blend is one gradient."""
+    rows = ragged(5, 6)
+    model = load(tiny, "fp32").requires_grad_(False)
+    adapter = model.model.layers[1].mlp.down_proj.weight.requires_grad_(True)
+    tree = build(rows)
+    part = score(model, tree, "fp32")
+    use_plain(model)
+    logits = torch.cat([model(input_ids=torch.tensor([one.ids])).logits[0, one.scored - 1] for one in rows])
+    p = logits.softmax(1)
+    teacher = Teacher(*reversed(torch.randn_like(logits).log_softmax(1).topk(5)))
+    kl = teacher.log_probs.exp() * (teacher.log_probs - p.log().gather(1, teacher.ids))
+    tail = 1 - teacher.coverage()
+    kl = kl.sum(1) + tail * (tail / (1 - p.gather(1, teacher.ids).sum(1))).log()
+    entropy = -(p * p.log()).sum(1)
+    own = p.log().gather(1, part.rows.target[:, None])[:, 0]
+    assert torch.allclose(part.log_prob, own, atol=1e-5)
+    assert torch.allclose(part.rows.entropy(), entropy, atol=1e-5)
+    assert not part.rows.entropy().requires_grad
+    assert torch.allclose(part.rows.divergence(teacher), kl, atol=1e-5)
+    total, *parts = part.rows.blend([LogProb(part.rows.target), Divergence(teacher), Entropy()], [-0.5, 0.5, 0.1])
+    wanted = -0.5 * own + 0.5 * kl + 0.1 * entropy
+    assert torch.allclose(total, wanted, atol=1e-5)
+    assert [value.requires_grad for value in parts] == [False] * 3
+    ours, theirs = (torch.autograd.grad(value.sum(), adapter, retain_graph=True)[0] for value in (total, wanted))
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert torch.allclose(part.rows.entropy(gradient=True), entropy, atol=1e-5)
+    with pytest.raises(ValueError, match="only log-probabilities"):
+        Scored(part.log_prob, part.weight, part.sequence, part.sequences).rows  # noqa: B018
+
+
+def test_restricting_keeps_paths() -> None:
+    """The tree of some leaves alone: same tokens, positions and visibility as in the whole."""
+    tree = build(ragged(2, 15))
+    part, places = tree.restricted(tree.leaves[1::3])
+    assert part.ids.tolist() == tree.ids[places].tolist()
+    assert part.positions.tolist() == tree.positions[places].tolist()
+    here, there = np.arange(len(places)), places
+    sees = (here[None] <= here[:, None]) & (here[:, None] < part.ends[None])
+    assert (sees == ((there[None] <= there[:, None]) & (there[:, None] < tree.ends[there][None]))).all()

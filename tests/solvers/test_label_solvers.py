@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 
 from planish.data.task import classification
 from planish.errors import InputError
+from planish.model import encoder
 from planish.rows import LabelRow, Message, Origin, Sample
 from planish.scorers import label
 from planish.solvers import classifier, majority
@@ -128,19 +129,19 @@ def test_another_encoder_is_refused_on_load(bag, tmp_path):
 
 def test_an_unknown_encoder_is_refused():
     with pytest.raises(InputError, match="neither known nor a folder"):
-        classifier.encoder_folder("minilmm")
+        encoder.encoder_folder("minilmm")
 
 
 @pytest.mark.slow
 def test_the_bundled_encoder_end_to_end(tmp_path):
     """Order, batch and length of neighbours do not change an embedding; a small task is solved from its texts."""
     texts = ["Where is my parcel?", "I want my money back.", "The delivery is late again.", "Please refund the order " * 20, "please " * 400]
-    vectors, truncated = classifier.embed(texts)
+    vectors, truncated = encoder.embed(texts)
     assert vectors.shape == (5, 384)
     assert truncated == 1
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(5), abs=1e-6)
-    assert classifier.embed(texts[::-1])[0][::-1] == pytest.approx(vectors, abs=1e-5)
-    assert classifier.embed(texts[:1])[0][0] == pytest.approx(vectors[0], abs=1e-5)
+    assert encoder.embed(texts[::-1])[0][::-1] == pytest.approx(vectors, abs=1e-5)
+    assert encoder.embed(texts[:1])[0][0] == pytest.approx(vectors[0], abs=1e-5)
     billing = ["refund my payment", "I was charged twice", "the invoice is wrong", "give me my money back", "why this fee on my bill"]
     parcel = ["my parcel is late", "where is the package", "delivery has not come", "the courier lost my box", "track the shipment"]
     rows = [_row(i, text, "billing" if i < 5 else "parcel") for i, text in enumerate(billing + parcel)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -46,7 +47,8 @@ def rows(count: int = 160) -> str:
     lines = []
     for index in range(count):
         label = ("good", "bad")[index % 2]
-        lines.append(json.dumps({"text": f"the phone number {index} of the shop is {label}", "label": label, "shop": f"s{index % 40}"}))
+        words = hashlib.sha256(str(index).encode()).hexdigest()
+        lines.append(json.dumps({"text": f"phone {words[:12]} {words[12:24]} is {label}", "label": label, "shop": f"s{index % 40}"}))
     return "\n".join([*lines, *lines[:3]]) + "\n"
 
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from planish.data.finding import Finding
-from planish.data.normalise import duplicate_key
-from planish.rows import RejectCode, Row
+from planish.data.finding import CheckResult, Finding
+from planish.data.table import Table
+from planish.rows import RejectCode
 
 
-def check(rows: Sequence[Row], split: Mapping[str, str] | None = None) -> list[Finding]:
-    """A finding per copy, with the kept row in `see` (MISSION D5). The same question with another answer is a conflict, not a copy."""
-    kept: dict[str, Row] = {}
+def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None, *, weight: Literal["none", "count"] = "none") -> CheckResult:
+    """A finding per copy, with the kept row in `see` (MISSION D5). The same question with another answer is a conflict, not a copy.
+
+    Where `split` says which rows are gold, gold is compared with gold only: what stands on both sides is a leak, and it is the other row that goes.
+    `weight: count` adds the figure `weights`: kept row id -> how often it stood in the data, for rows with copies.
+    """
+    kept: dict[tuple[bytes, bool], int] = {}
+    copies: Counter[int] = Counter()
     findings = []
-    for row in rows:
-        first = kept.setdefault(duplicate_key(row), row)
-        if first is not row:
-            why = f"repeats row {first.id} ({first.origin.file}:{first.origin.line})"
-            findings.append(Finding(row_id=row.id, code=RejectCode.DUPLICATE, severity="reject", why=why, fix="none needed: the first is kept", see=first.id))
-    return findings
+    for index, key in enumerate(rows.keys):
+        first = kept.setdefault((key.duplicate, (split or {}).get(key.id) == "gold"), index)
+        if first != index:
+            copies[first] += 1
+            see = rows.keys[first]
+            why = f"repeats row {see.id} (line {see.line})"
+            findings.append(Finding(row_id=key.id, code=RejectCode.DUPLICATE, severity="reject", why=why, fix="none needed: the first is kept", see=see.id))
+    figures: dict[str, Any] = {"rows": len(rows), "distinct": len(kept), "copies": len(findings), "rows_with_copies": len(copies)}
+    if weight == "count":
+        figures["weights"] = {rows.keys[index].id: 1 + count for index, count in copies.items()}
+    return CheckResult(findings=tuple(findings), figures=figures)

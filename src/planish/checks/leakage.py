@@ -1,29 +1,180 @@
-"""Training or validation rows that ask what a gold row asks, after normalisation."""
+"""Training rows that hold what the evaluation asks: exactly, in a run of 13 words, nearly, or (if asked) in meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
-from planish.data.finding import Finding
-from planish.data.normalise import input_key
+from planish.data.finding import CheckResult, Finding
+from planish.data.held_out import WORDS, HeldOut, Leak, Trace, trace
+from planish.data.reading import read_rows
+from planish.data.shingles import Shingles, word_units
+from planish.data.table import Table
+from planish.data.texts import final_answer, prompt_text
 from planish.errors import InputError, Problem
-from planish.rows import RejectCode, Row
+from planish.rows import ChatRow, NoteCode, PromptCompletionRow, QuestionRow, RejectCode, Row
 
 AFTER_SPLIT = True
 """This check compares splits, so it runs once they exist."""
 
+_BATCH = 4096
+T = TypeVar("T")
 
-def check(rows: Sequence[Row], split: Mapping[str, str] | None = None) -> list[Finding]:
-    """A finding per leaking row, with the gold row in `see` (MISSION D9, exact). Gold itself is never touched. Raises InputError without a split."""
+
+def check(
+    rows: Table,
+    split: Mapping[str, str] | None = None,
+    chat: Any = None,
+    *,
+    threshold: float = 0.8,
+    embedding: float | None = None,
+    encoder: str = "minilm",
+    benchmarks: list[str] | None = None,
+    refuse_above: float = 0.01,
+) -> CheckResult:
+    """A finding per leaking row, with the evaluation row in `see` (MISSION D9). Gold itself is never touched.
+
+    Train and validation are compared with gold and the files of `benchmarks`, train also with validation. Methods, the surest first: the same question
+    after normalisation; a shared run of 13 words, or four fifths of the 5-grams of a question below 26 words; Jaccard of `threshold`; and with
+    `embedding` (0.95 is customary) a cosine of at least that, by the sentence encoder `encoder`. `figures.leaks` lists row, evaluation row, method and score.
+    More than the share `refuse_above` of gold matched is for training to refuse: see `require_clean`.
+    A prompt that gives its answer away is warned of. Raises InputError without a split, or when a benchmark file cannot be read.
+    """
     if split is None:
         raise InputError(Problem("checks.leakage", "compares train with gold and was given no split", "run it after the split"))
-    gold: dict[str, str] = {}
-    for row in rows:
-        if split.get(row.id) == "gold":
-            gold.setdefault(input_key(row), row.id)
-    findings = []
-    for row in rows:
-        if split.get(row.id) in ("train", "validation") and (leaked := gold.get(input_key(row))):
-            why = f"asks what gold row {leaked} asks"
-            findings.append(Finding(row_id=row.id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=why, fix="leave it out of training", see=leaked))
-    return findings
+    sides = [split.get(key.id, "unused") for key in rows.keys]
+    gold, validation = HeldOut(), HeldOut()
+    trained, validating = (rows.where(side == name for side in sides) for name in ("train", "validation"))
+    evaluation = [rows.where(side == "gold" for side in sides)]
+    _hold(gold, "gold", evaluation[0])
+    for path in benchmarks or ():
+        evaluation.append(read_rows(Path(path), mixed=True, strict=False).accepted)
+        _hold(gold, "benchmark", evaluation[-1], f"{Path(path).name}:")
+    _hold(validation, "validation", validating)
+    leaks: list[tuple[str, HeldOut, Leak]] = []
+    told: list[str] = []
+    left_out = 0
+    for table, held_out in ((trained, [(gold, evaluation), (validation, [validating])]), (validating, [(gold, evaluation)])):
+        found, names, missed = _search(table, [held for held, _ in held_out], threshold)
+        if embedding is not None:
+            found += _by_meaning(table, held_out, embedding, encoder)
+        leaks += [(table.keys[leak.row].id, held, leak) for held, leak in found]
+        told += names
+        left_out += missed
+    place = {key.id: index for index, key in enumerate(rows.keys)}
+    by_row: dict[str, list[tuple[HeldOut, Leak]]] = defaultdict(list)
+    for row_id, held, leak in sorted(leaks, key=lambda each: (place[each[0]], each[1] is validation)):
+        by_row[row_id].append((held, leak))
+    findings = [_finding(row_id, *each[0]) for row_id, each in by_row.items()]
+    findings += [_told(row_id) for row_id in sorted(told, key=place.__getitem__)]
+    if left_out:
+        why = f"so many questions are nearly alike that {left_out} of their pairs were not compared"
+        findings.append(Finding(row_id=None, code=NoteCode.BOILERPLATE, severity="warn", why=why, fix="take the text that all rows share out of them"))
+    n_gold = sides.count("gold")
+    matched = len({leak.held for each in by_row.values() for held, leak in each if held is gold and gold.kinds[leak.held] == "gold"})
+    figures = {
+        "compared": len(trained) + sides.count("validation"),
+        "evaluation_rows": dict(sorted(Counter(gold.kinds + validation.kinds).items())),
+        "leaking_rows": len(by_row),
+        "by_method": dict(sorted(Counter(leak.method for _, _, leak in leaks).items())),
+        "gold_matched": matched,
+        "gold_matched_share": matched / n_gold if n_gold else 0.0,
+        "refuse_above": refuse_above,
+        "template_ngrams": sum(grams.common for held in (gold, validation) for grams in held.ngrams),
+        "pairs_left_out": left_out,
+        "leaks": [
+            {"train_row": row_id, "eval_row": held.names[leak.held], "method": leak.method, "score": leak.score}
+            for row_id, each in by_row.items()
+            for held, leak in each
+        ],
+    }
+    return CheckResult(findings=tuple(findings), figures=figures)
+
+
+def require_clean(figures: Mapping[str, Any]) -> None:
+    """Raises InputError when more than the allowed share of gold was matched by training rows: so much overlap says that train and gold were not drawn apart,
+    and what no method here can see has leaked as well."""
+    if figures["gold_matched_share"] > figures["refuse_above"]:
+        gold = figures["evaluation_rows"]["gold"]
+        why = f"{figures['gold_matched']} of {gold} gold rows ({figures['gold_matched_share']:.1%}) stood in the training rows in some form"
+        fix = "group the split by what the copies share, or draw gold anew; checks: [{leakage: {refuse_above: ..}}] allows more"
+        raise InputError(Problem("data.checks.leakage", f"{why}; at most {figures['refuse_above']:.1%} may", fix))
+
+
+def _hold(held: HeldOut, kind: str, table: Table, file: str = "") -> None:
+    names = (f"{file}{key.line}" if file else key.id for key in table.keys)
+    held.add(kind, zip(names, table.keys, table.map(trace), strict=True))
+
+
+def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[list[tuple[HeldOut, Leak]], list[str], int]:
+    """Leaks of the rows of a table, the ids of rows whose prompt gives the answer away, and how many pairs were not compared; in one pass over the rows."""
+    found, told, parts, first, left_out = list[tuple[HeldOut, Leak]](), list[str](), list[Shingles](), 0, 0
+    for batch in _batches(table.map(_read)):
+        keys, traces = table.keys[first : first + len(batch)], [traced for traced, _ in batch]
+        found += [(held, leak._replace(row=leak.row + first)) for held in helds for leak in held.copied(keys, traces)]
+        told += [key.id for key, (_, gives_away) in zip(keys, batch, strict=True) if gives_away]
+        parts.append(Shingles.of(traced.shingles for traced in traces))
+        first += len(batch)
+    for held in helds:
+        near, missed = held.nearly(Shingles.joined(parts), threshold)
+        found += [(held, leak) for leak in near]
+        left_out += missed
+    return found, told, left_out
+
+
+def _read(row: Row) -> tuple[Trace, bool]:
+    return trace(row), _gives_away(row)
+
+
+def _gives_away(row: Row) -> bool:
+    """Whether what the user says holds the whole answer, of five words at least."""
+    if not isinstance(row, ChatRow | PromptCompletionRow | QuestionRow):
+        return False
+    asked = "\n".join(turn.content for turn in row.messages[:-1] if turn.role == "user") if isinstance(row, ChatRow) else prompt_text(row)
+    answer, prompt = word_units(final_answer(row)), word_units(asked)
+    at = prompt.find(answer) if len(answer) >= 4 * WORDS else -1
+    while at > 0 and at % 4:  # between two words only
+        at = prompt.find(answer, at + 1)
+    return at >= 0
+
+
+def _by_meaning(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], least: float, encoder: str) -> Iterator[tuple[HeldOut, Leak]]:
+    """For each row whose prompt has a cosine of `least` with a held-out one's, the nearest of each set."""
+    from planish.model.encoder import embed
+
+    vectors = [(held, embed([text for each in tables for text in each.map(prompt_text)], encoder=encoder)[0]) for held, tables in held_out if held.names]
+    first = 0
+    for batch in _batches(table.map(prompt_text)):
+        ours = embed(batch, encoder=encoder)[0]
+        for held, theirs in vectors:
+            cosines = ours @ theirs.T
+            for row, nearest in enumerate(cosines.argmax(axis=1)):
+                if cosines[row, nearest] >= least:
+                    yield held, Leak(first + row, int(nearest), "embedding", float(cosines[row, nearest]))
+        first += len(batch)
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    source = iter(items)
+    return iter(lambda: list(islice(source, _BATCH)), [])
+
+
+def _finding(row_id: str, held: HeldOut, leak: Leak) -> Finding:
+    name = f"{held.kinds[leak.held]} row {held.names[leak.held]}"
+    how = {
+        "exact": f"asks what {name} asks",
+        "13-gram": f"holds 13 words in a row of what {name} asks ({leak.score:.0%} of its 13-grams)",
+        "5-gram": f"holds {leak.score:.0%} of what {name} asks, by 5-grams",
+        "near": f"asks nearly what {name} asks (Jaccard {leak.score:.2f})",
+        "embedding": f"means what {name} means (cosine {leak.score:.2f})",
+    }
+    fix = "leave it out of training"
+    return Finding(row_id=row_id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=how[leak.method], fix=fix, see=held.names[leak.held])
+
+
+def _told(row_id: str) -> Finding:
+    why, fix = "the prompt holds the whole answer, word for word", "take the answer out of the prompt, unless copying is what you teach"
+    return Finding(row_id=row_id, code=NoteCode.ANSWER_IN_PROMPT, severity="warn", why=why, fix=fix)

@@ -2,7 +2,9 @@
 
     rows.jsonl      accepted rows, one a line          rejected.jsonl   refused rows with code, why, fix and raw line
     split.json      {row_id: split}                    gold.json        the sealed gold set
-    manifest.json   counts, shares, hashes of the files above, parents, version, task; findings/CHECK.jsonl where a check found something
+    blind.json      the half of the gold set that is kept for one last look, if there is one
+    manifest.json   counts, shares, hashes of the files above, parents, version, task
+    findings/       per check CHECK.jsonl with its findings and CHECK.json with its figures
 
 The same input gives the same bytes. `Dataset` itself hands out training and validation rows only. Corrections of served answers become the rows of the next
 version here (MISSION L5).
@@ -17,21 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from planish.data import gold as gold_file
 from planish.data.feedback import Correction, Feedback, convert
-from planish.data.finding import Finding
+from planish.data.finding import CheckResult
 from planish.data.split import SPLITS, SplitName
+from planish.data.table import ROW, Table
 from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.rows import GoldSet, LabelRow, Noun, RejectedRow, Row, canonical_json, content_hash
+from planish.rows import GoldSet, Noun, RejectedRow, Row, canonical_json, content_hash
 from planish.store.objects import file_hash, write_atomic
 
 __all__ = ["Correction", "Dataset", "Feedback", "Manifest", "assignment", "every_row", "feedback_version", "read", "rejected_rows", "write"]
 
 ROWS, REJECTED, SPLIT, GOLD, MANIFEST = "rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json"
-_ROW: TypeAdapter[Row] = TypeAdapter(Row)
+BLIND = "blind.json"
 
 
 class Manifest(Noun):
@@ -69,6 +72,11 @@ class Dataset:
         """Where its sealed gold set lies."""
         return self.folder / GOLD
 
+    @property
+    def blind_path(self) -> Path:
+        """Where the blind half of its gold set lies, if it was given one."""
+        return self.folder / BLIND
+
     def rows(self, split: Literal["train", "validation"]) -> Iterator[Row]:
         """The rows of a split, read one by one. Raises InputError for any other split: gold is unreachable from here."""
         if split not in ("train", "validation"):
@@ -78,34 +86,40 @@ class Dataset:
 
 def write(
     folder: Path,
-    rows: Sequence[Row],
+    rows: Table,
     rejected: Sequence[RejectedRow],
     assignment: Mapping[str, SplitName],
     gold: GoldSet,
     task: Task,
     *,
-    findings: Mapping[str, Sequence[Finding]] | None = None,
+    blind: GoldSet | None = None,
+    found: Mapping[str, CheckResult] | None = None,
     version: int = 1,
     parents: Sequence[str] = (),
 ) -> Dataset:
     """Write the folder, the manifest last. Every accepted row must be in `assignment`; raises InputError naming those that are not."""
-    adrift = [row.id for row in rows if row.id not in assignment]
+    adrift = [row_id for row_id in rows.ids if row_id not in assignment]
     if adrift:
         raise InputError(*(Problem(f"row {row_id}", "is in no split", "split the rows again with the stored assignment") for row_id in adrift[:20]))
-    _lines(folder / ROWS, rows)
+    write_atomic(folder / ROWS, rows.lines())
     _lines(folder / REJECTED, rejected)
-    write_atomic(folder / SPLIT, (canonical_json({row.id: assignment[row.id] for row in rows}) + "\n").encode())
+    write_atomic(folder / SPLIT, (canonical_json({row_id: assignment[row_id] for row_id in rows.ids}) + "\n").encode())
     gold_file.write(gold, folder / GOLD)
     files = [ROWS, REJECTED, SPLIT, GOLD]
-    for check, found in sorted((findings or {}).items()):
-        _lines(folder / "findings" / f"{check}.jsonl", found)
-        files.append(f"findings/{check}.jsonl")
+    if blind is not None:
+        gold_file.write(blind, folder / BLIND)
+        files.append(BLIND)
+    for check, result in sorted((found or {}).items()):
+        _lines(folder / "findings" / f"{check}.jsonl", result.findings)
+        write_atomic(folder / "findings" / f"{check}.json", (canonical_json(result.figures) + "\n").encode())
+        files += [f"findings/{check}.jsonl", f"findings/{check}.json"]
+    counts = _counts(rows, rejected, assignment)
     manifest = Manifest(
         version=version,
         task=task,
-        counts=_counts(rows, rejected, assignment),
+        counts=counts,
         labels=_labels(rows, assignment),
-        shares={name: sum(assignment[row.id] == name for row in rows) / max(1, len(rows)) for name in SPLITS},
+        shares={name: counts[name] / max(1, len(rows)) for name in SPLITS},
         hashes={name: file_hash(folder / name) for name in files},
         gold_sha256=gold.sha256,
         parents=tuple(parents),
@@ -133,7 +147,7 @@ def every_row(dataset: Dataset, split: SplitName | None = None) -> Iterator[Row]
     placed = assignment(dataset)
     with (dataset.folder / ROWS).open("rb") as stream:
         for line in stream:
-            row = _ROW.validate_json(line)
+            row = ROW.validate_json(line)
             if split is None or placed[row.id] == split:
                 yield row
 
@@ -157,19 +171,19 @@ def feedback_version(dataset: Dataset, corrections: Sequence[Correction]) -> Fee
 
 
 def _lines(path: Path, nouns: Iterable[Any]) -> None:
-    write_atomic(path, b"".join((canonical_json(noun.model_dump(mode="json")) + "\n").encode() for noun in nouns))
+    write_atomic(path, ((canonical_json(noun.model_dump(mode="json")) + "\n").encode() for noun in nouns))
 
 
-def _counts(rows: Sequence[Row], rejected: Sequence[RejectedRow], assignment: Mapping[str, SplitName]) -> dict[str, int]:
+def _counts(rows: Table, rejected: Sequence[RejectedRow], assignment: Mapping[str, SplitName]) -> dict[str, int]:
     codes = Counter(row.code.value for row in rejected)
-    splits = Counter(assignment[row.id] for row in rows)
+    splits = Counter(assignment[row_id] for row_id in rows.ids)
     total = {"n_in": len(rows) + len(rejected), "n_accepted": len(rows), "n_rejected": len(rejected)}
     return total | {name: splits[name] for name in SPLITS} | {f"rejected.{code}": count for code, count in sorted(codes.items())}
 
 
-def _labels(rows: Sequence[Row], assignment: Mapping[str, SplitName]) -> dict[str, dict[str, int]]:
+def _labels(rows: Table, assignment: Mapping[str, SplitName]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
-    for row in rows:
-        if isinstance(row, LabelRow):
+    for row in rows.keys:
+        if row.label is not None:
             counts[assignment[row.id]][row.label] += 1
     return {name: dict(sorted(count.items())) for name, count in counts.items()}

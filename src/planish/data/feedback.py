@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from planish.data.contract import Refused, row_from
 from planish.data.formats import Fault
-from planish.data.normalise import input_key
+from planish.data.normalise import question_key
 from planish.data.split import SplitName
 from planish.data.task import Task
 from planish.errors import InputError, Problem
@@ -42,23 +42,23 @@ def convert(rows: Iterable[Row], placed: Mapping[str, SplitName], task: Task, co
     """
     if task.shape != "classification":
         raise InputError(Problem("feedback", f"corrections of the task {task.shape} are not converted yet", "correct a classification"))
-    asked: dict[str, Row] = {}
+    asked: dict[bytes, Row] = {}
     for row in rows:
         if placed[row.id] == "gold":
-            asked[input_key(row)] = row  # gold wins over a copy of it elsewhere
+            asked[question_key(row)] = row  # gold wins over a copy of it elsewhere
         else:
-            asked.setdefault(input_key(row), row)
+            asked.setdefault(question_key(row), row)
     taken = set(placed)
     added: list[LabelRow] = []
     rejected: list[RejectedRow] = []
     for place, correction in enumerate(corrections, start=1):
         made = _row(correction, task, place)
-        fault = made if isinstance(made, Fault) else _refused(made, asked.get(input_key(made)), placed)
+        fault = made if isinstance(made, Fault) else _refused(made, asked.get(question_key(made)), placed)
         if isinstance(made, LabelRow) and fault is None:
             if made.id in taken:  # a user's own id may look like this one
                 made = made.model_copy(update={"id": f"{made.id}-{correction.log_id}"})
             taken.add(made.id)
-            asked[input_key(made)] = made
+            asked[question_key(made)] = made
             added.append(made)
         elif fault is not None:
             rejected.append(_rejected(place, made.id if isinstance(made, LabelRow) else None, fault, correction))

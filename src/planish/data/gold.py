@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,15 +20,20 @@ MIN_ROWS = 30
 """Below this no interval means anything: refused. Advice is 200 at least, 400 recommended."""
 
 
-def build(rows: Sequence[Row], task: Task, *, version: int = 1, slices: Sequence[str] = ()) -> GoldSet:
+def build(rows: Iterable[Row], task: Task, *, version: int = 1, slices: Sequence[str] = ()) -> GoldSet:
     """Seal the gold rows, in order of their ids, so that the same rows give the same hash. `slices` names columns to report on one by one.
 
     Raises InputError below 30 rows.
     """
-    if len(rows) < MIN_ROWS:
-        raise _too_few("gold", len(rows))
     samples = sorted((_sample(row, task, slices) for row in rows), key=lambda sample: sample.id)
+    if len(samples) < MIN_ROWS:
+        raise _too_few("gold", len(samples))
     return GoldSet.seal(tuple(samples), task.labels, version)
+
+
+def is_blind(row_id: str, share: float) -> bool:
+    """Whether a gold row belongs to the blind part, by its hash: growth never moves it."""
+    return int.from_bytes(hashlib.sha256(f"blind {row_id}".encode()).digest()[:8], "big") / 2**64 < share
 
 
 def write(gold: GoldSet, path: Path) -> None:
@@ -57,7 +63,7 @@ def read(path: Path) -> GoldSet:
     return gold
 
 
-def overlap(gold: GoldSet, train: Sequence[Row], task: Task) -> list[Finding]:
+def overlap(gold: GoldSet, train: Iterable[Row], task: Task) -> list[Finding]:
     """Every training row that asks what a gold sample asks (normalised, whatever its answer), with the sample's id in `see`."""
     known = {messages_key(sample.messages): sample.id for sample in reversed(gold.samples)}
     findings = []
@@ -70,9 +76,9 @@ def overlap(gold: GoldSet, train: Sequence[Row], task: Task) -> list[Finding]:
 
 
 def _sample(row: Row, task: Task, slices: Sequence[str]) -> Sample:
-    messages, target = task.asked(row)
+    messages, target, tools = task.asked(row)
     cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
-    return Sample(id=row.id, messages=messages, target=target, slices=cut, group=row.group)
+    return Sample(id=row.id, messages=messages, target=target, tools=tools, slices=cut, group=row.group)
 
 
 def _too_few(where: str, n: int) -> InputError:

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from planish.rows import ChatRow, LabelRow, Message, PromptCompletionRow, Row, content_hash
+from planish.rows import (
+    ChatRow,
+    ExtractionRow,
+    LabelRow,
+    Message,
+    PreferenceRow,
+    PromptCompletionRow,
+    QuestionRow,
+    Row,
+    StepsRow,
+    SummaryRow,
+    UnpairedRow,
+    canonical_json,
+)
+
+SIZE = 16
+"""Bytes of a digest: two different rows of a billion share one with probability 1e-21."""
+
+
+class Fields(NamedTuple):
+    """What a row asks and what it answers, as the texts that are trained on. A document asks itself and has no answer."""
+
+    question: tuple[str, ...]
+    answer: tuple[str, ...]
 
 
 def normalised(text: str) -> str:
@@ -14,37 +39,57 @@ def normalised(text: str) -> str:
     return " ".join(folded.lower().split())
 
 
-def duplicate_key(row: Row) -> str:
-    """sha256 over all trained fields, normalised: two rows with one key teach the same thing."""
-    return content_hash([row.shape, *(normalised(field) for field in _trained_fields(row))])
+def digest(shape: str, fields: Iterable[str]) -> bytes:
+    """The first 16 bytes of sha256 over normalised fields, each closed by a byte that no text holds after normalisation."""
+    return hashlib.sha256("\x1f".join([shape, *map(normalised, fields)]).encode()).digest()[:SIZE]
 
 
-def input_key(row: Row) -> str:
-    """sha256 over what is asked, normalised, without the answer: two rows with one key are one question.
+def fields(row: Row) -> Fields:
+    """Question and answer of a row. A dialogue asks everything before its last turn."""
+    match row:
+        case LabelRow():
+            return Fields((row.text,), (row.label,))
+        case ChatRow():
+            return Fields(_turns(row.messages[:-1]) + tuple(map(canonical_json, row.tools)), _turns(row.messages[-1:]))
+        case PromptCompletionRow():
+            return Fields((row.prompt,), (row.completion,))
+        case ExtractionRow():
+            answer = row.fields if row.entities is None else [entity.model_dump() for entity in row.entities]
+            return Fields((row.text,), (canonical_json(answer),))
+        case SummaryRow():
+            return Fields((row.document,), (row.summary,))
+        case QuestionRow():
+            return Fields((row.question, *row.documents), (row.answer,))
+        case PreferenceRow():
+            return Fields(_turns(row.prompt), (*_turns(row.chosen), "over", *_turns(row.rejected)))
+        case UnpairedRow():
+            return Fields((*_turns(row.prompt), *_turns(row.completion)), (str(row.label),))
+        case StepsRow():
+            return Fields((row.prompt, *row.completions), tuple(map(str, row.labels)))
+    return Fields((row.text,), ())
 
-    It joins rows whatever their answers, so every duplicate cluster lies inside one input key.
-    """
-    return content_hash([row.shape, *(normalised(field) for field in _input_fields(row))])
+
+def question_key(row: Row) -> bytes:
+    """What is asked, without the answer: two rows with one key are one question. Every duplicate cluster lies inside one question."""
+    return digest(row.shape, fields(row).question)
 
 
-def messages_key(messages: Sequence[Message]) -> str:
-    """sha256 over the roles and normalised contents of a prompt."""
-    return content_hash([[message.role, normalised(message.content)] for message in messages])
+def messages_key(messages: Sequence[Message]) -> bytes:
+    """The roles and normalised contents of a prompt."""
+    return digest("messages", _turns(messages))
 
 
-def _trained_fields(row: Row) -> list[str]:
-    if isinstance(row, LabelRow):
-        return [row.text, row.label]
-    if isinstance(row, ChatRow):
-        return [part for message in row.messages for part in (message.role, message.content)]
-    if isinstance(row, PromptCompletionRow):
-        return [row.prompt, row.completion]
-    return [row.text]
+def text_of(row: Row) -> str:
+    """All text of a row, for what reads it as a whole (near duplicates, language, personal data)."""
+    question, answer = fields(row)
+    return "\n".join((*question, *answer))
 
 
-def _input_fields(row: Row) -> list[str]:
-    if isinstance(row, ChatRow):
-        return [part for message in row.messages[:-1] for part in (message.role, message.content)]
-    if isinstance(row, PromptCompletionRow):
-        return [row.prompt]
-    return [row.text]
+def _turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Role and content of each turn, and its calls where it makes any."""
+    parts: list[str] = []
+    for message in messages:
+        parts += (message.role, message.content)
+        if message.tool_calls:
+            parts.append(canonical_json([[call.name, call.arguments] for call in message.tool_calls]))
+    return tuple(parts)

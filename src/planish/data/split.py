@@ -1,21 +1,22 @@
 """Train, validation and gold: no group and no question ever lies on two sides, and no stored row ever moves (MISSION D8).
 
-The first split is a label-stratified greedy over units in hash order; a unit is the rows joined by a shared group or a shared question (every duplicate
-cluster lies inside one). Growth keeps every stored assignment and places new units by hash. `unused` holds gold rows over `gold_max`: kept out of training,
-because their groups are in gold.
+The first split is a label-stratified greedy over units in hash order; a unit is the rows joined by a shared group, a shared question (every duplicate cluster
+lies inside one) or a near-duplicate cluster. Given times, the units are taken in order of time instead: the newest are gold. Growth keeps every stored
+assignment and places new units by hash. `unused` holds gold rows over `gold_max`: kept out of training, because their groups are in gold.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from planish.data.finding import Finding
-from planish.data.normalise import input_key
+from planish.data.table import Keys, Table
 from planish.errors import InputError, Problem
-from planish.rows import LabelRow, Noun, RejectCode, Row
+from planish.rows import Noun, RejectCode
 
 SplitName = Literal["train", "validation", "gold", "unused"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -30,50 +31,72 @@ class Split(Noun):
     seed: int
     findings: tuple[Finding, ...] = ()
 
+    def with_gold(self, rows: Table) -> Split:
+        """This split and rows that come as gold. Raises InputError when a label of theirs has no row in train, or one of train none in theirs."""
+        assignment = self.assignment | dict.fromkeys(rows.ids, "gold")
+        counts = self.counts | {"gold": dict(sorted(Counter(_label(row) for row in rows.keys).items()))}
+        _refuse_absent({name: Counter(count) for name, count in counts.items()})
+        shares = {name: sum(counts[name].values()) / len(assignment) for name in SPLITS}
+        return Split(assignment=assignment, shares=shares, counts=counts, seed=self.seed, findings=self.findings)
+
 
 class _Unit:
-    """Rows that travel together."""
+    """Rows that travel together, and how many of each label they are."""
 
-    def __init__(self, key: str, rows: list[Row]) -> None:
+    __slots__ = ("key", "labels", "rows")
+
+    def __init__(self, key: str, rows: list[Keys]) -> None:
         self.key = key
         self.rows = rows
-        self.labels = Counter(_label(row) for row in rows)
+        self.labels: dict[str, int] = {}
+        for row in rows:
+            label = _label(row)
+            self.labels[label] = self.labels.get(label, 0) + 1
 
 
 def divide(
-    rows: Sequence[Row],
+    rows: Table,
     *,
     validation: float = 0.1,
     gold: float = 0.2,
     gold_max: int | None = None,
     seed: int = 42,
     existing: Mapping[str, SplitName] | None = None,
+    together: Iterable[Sequence[str]] = (),
+    times: Mapping[str, str | float] | None = None,
 ) -> Split:
     """Assign every row. The order of `rows` does not matter.
 
-    `validation` and `gold` are shares of the rows, `gold_max` a cap on gold rows, `existing` the stored assignment by row id.
+    `validation` and `gold` are shares of the rows, `gold_max` a cap on gold rows, `existing` the stored assignment by row id, `together` clusters of row ids
+    that must not be separated, `times` when each row was made: then gold is the newest rows and train the oldest, so that the score is one on later rows.
     Raises InputError when one unit holds more than half of the rows, when a label is absent from gold or from train, or when stored rows of one unit lie on
     two sides.
     """
-    stored = {row.id: existing[row.id] for row in rows if row.id in existing} if existing else {}
-    findings = _group_leaks(rows, stored) if stored else []
+    cluster = {row_id: f"cluster {number}" for number, ids in enumerate(together) for row_id in ids}
+    joined = [_Joined(row, _joins(row, cluster)) for row in rows.keys]
+    stored = {row.id: existing[row.id] for row in rows.keys if row.id in existing} if existing else {}
+    findings = _group_leaks(joined, stored) if stored else []
     leaked = {finding.row_id for finding in findings}
-    placed = [row for row in rows if row.id not in leaked]
-    units = sorted(_units(placed), key=lambda unit: _hash(seed, unit.key))
+    placed = [row for row in joined if row.keys.id not in leaked]
+    units = _in_order(_units(placed), seed, times)
     _refuse_giant(units, len(placed))
     targets: dict[SplitName, float] = {"train": 1 - validation - gold, "validation": validation, "gold": gold}
-    chosen = _grow(units, stored, targets, seed) if stored else _greedy(units, {name: share for name, share in targets.items() if share > 0})
+    if stored:
+        chosen = _grow(units, stored, targets, seed)
+    else:
+        wanted = {name: share for name, share in targets.items() if share > 0}
+        chosen = _by_time(units, wanted) if times is not None else _greedy(units, wanted)
     assignment: dict[str, SplitName] = {}
     for unit, name in zip(units, chosen, strict=True):
         assignment |= {row.id: stored.get(row.id, name) for row in unit.rows}
     if gold_max is not None:
-        assignment |= _over_cap([row for row in placed if assignment[row.id] == "gold"], gold_max, stored, seed)
+        assignment |= _over_cap([row.keys for row in placed if assignment[row.keys.id] == "gold"], gold_max, stored, seed)
     counts: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
     for row in placed:
-        counts[assignment[row.id]][_label(row)] += 1
-    _refuse_absent(counts)
+        counts[assignment[row.keys.id]][_label(row.keys)] += 1
+    _refuse_absent(counts, needed=("gold", "train") if gold else ("train",))
     return Split(
-        assignment={row.id: assignment[row.id] for row in placed},
+        assignment={row.keys.id: assignment[row.keys.id] for row in placed},
         shares={name: counts[name].total() / len(placed) for name in SPLITS},
         counts={name: dict(sorted(counts[name].items())) for name in SPLITS},
         seed=seed,
@@ -81,39 +104,79 @@ def divide(
     )
 
 
-def _label(row: Row) -> str:
-    return row.label if isinstance(row, LabelRow) else ""
+class _Joined(NamedTuple):
+    """A row with what ties it to others."""
+
+    keys: Keys
+    joins: tuple[str, ...]
+
+
+def _label(row: Keys) -> str:
+    return row.label or ""
 
 
 def _hash(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
 
 
-def _joins(row: Row) -> list[str]:
-    """What ties a row to others: its group and its question. A question sorts behind every group, so a unit is named by its groups first."""
-    return ([f"group {row.group}"] if row.group is not None else []) + [f"question {input_key(row)}"]
+def _joins(row: Keys, cluster: Mapping[str, str]) -> tuple[str, ...]:
+    """What ties a row to others: its group, its question, its cluster. A question sorts behind every group, so a unit is named by its groups first."""
+    near = (cluster[row.id],) if row.id in cluster else ()
+    return ((f"group {row.group}",) if row.group is not None else ()) + (f"question {row.question.hex()}", *near)
 
 
-def _units(rows: Sequence[Row]) -> list[_Unit]:
-    """Connected components over shared groups and questions."""
+def _units(rows: Sequence[_Joined]) -> list[_Unit]:
+    """Connected components over what joins rows, each named by its smallest group, else its smallest question, whatever the order of the rows."""
     root: dict[str, str] = {}
 
     def find(key: str) -> str:
-        root.setdefault(key, key)
-        while root[key] != key:
-            root[key] = root[root[key]]
-            key = root[key]
-        return key
+        at = root.setdefault(key, key)
+        while root[at] != at:
+            root[at] = root[root[at]]
+            at = root[at]
+        return at
 
-    joins = [_joins(row) for row in rows]
-    for keys in joins:
-        for key in keys:
-            first, second = sorted((find(keys[0]), find(key)))
-            root[second] = first  # the smallest key names the unit, whatever the order of the rows
-    members: dict[str, list[Row]] = defaultdict(list)
-    for row, keys in zip(rows, joins, strict=True):
-        members[find(keys[0])].append(row)
-    return [_Unit(key, sorted(unit, key=lambda row: row.id)) for key, unit in members.items()]
+    for row in rows:
+        for key in row.joins[1:]:
+            first, second = find(row.joins[0]), find(key)
+            root[second] = first
+    members: dict[str, list[_Joined]] = defaultdict(list)
+    for row in rows:
+        members[find(row.joins[0])].append(row)
+    return [_unit(unit) for unit in members.values()]
+
+
+def _unit(rows: Sequence[_Joined]) -> _Unit:
+    if len(rows) == 1:
+        return _Unit(min(rows[0].joins[:2], key=_cluster_last), [rows[0].keys])
+    return _Unit(min((key for row in rows for key in row.joins), key=_cluster_last), sorted((row.keys for row in rows), key=lambda keys: keys.id))
+
+
+def _cluster_last(join: str) -> tuple[bool, str]:
+    """The numbers of clusters follow the order of the rows, so a cluster never names a unit."""
+    return join.startswith("cluster "), join
+
+
+def _in_order(units: list[_Unit], seed: int, times: Mapping[str, str | float] | None) -> list[_Unit]:
+    """By hash, or from the oldest to the newest; a unit is as new as its newest row."""
+    if times is None:
+        return sorted(units, key=lambda unit: _hash(seed, unit.key))
+    missing = [row.id for unit in units for row in unit.rows if row.id not in times]
+    if missing:
+        raise InputError(Problem("data.split.time_by", f"{len(missing)} rows have no time, the first is {missing[0]}", "give every row its time"))
+    return sorted(units, key=lambda unit: (max(times[row.id] for row in unit.rows), unit.key))  # type: ignore[type-var]
+
+
+def _by_time(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
+    """Train from the oldest on, then validation, gold the newest; each side closes once it has its share of the rows."""
+    total, chosen, done = sum(len(unit.rows) for unit in units), list[SplitName](), 0
+    sides = [name for name in ("train", "validation", "gold") if name in targets]
+    ends = [total * sum(targets[side] for side in sides[: index + 1]) for index in range(len(sides))]
+    for unit in units:
+        middle = done + len(unit.rows) / 2
+        chosen.append(next((side for side, end in zip(sides, ends, strict=True) if middle < end), sides[-1]))
+        done += len(unit.rows)
+    return chosen
 
 
 def _greedy(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
@@ -123,19 +186,24 @@ def _greedy(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[
     """
     totals: Counter[str] = Counter()
     for unit in units:
-        totals += unit.labels
+        for label, n in unit.labels.items():
+            totals[label] += n
     have: dict[SplitName, Counter[str]] = {name: Counter() for name in targets}
-
-    def cost(unit: _Unit, name: SplitName) -> float:
-        want = {label: totals[label] * targets[name] for label in unit.labels}
-        return sum(n * (n + 2 * (have[name][label] - want[label])) / want[label] for label, n in unit.labels.items())
-
+    sides = [(name, have[name], {label: count * share for label, count in totals.items()}) for name, share in targets.items()]
     chosen: list[SplitName] = []
     for unit in units:
-        name = min(targets, key=lambda name: cost(unit, name))
-        have[name] += unit.labels
-        chosen.append(name)
-    _lend_to_gold(units, chosen, have)
+        best, least = sides[0][0], math.inf
+        for name, held, want in sides:
+            cost = 0.0
+            for label, n in unit.labels.items():
+                cost += n * (n + 2 * (held[label] - want[label])) / want[label]
+            if cost < least:
+                best, least = name, cost
+        for label, n in unit.labels.items():
+            have[best][label] += n
+        chosen.append(best)
+    if "gold" in targets:
+        _lend_to_gold(units, chosen, have)
     return chosen
 
 
@@ -147,7 +215,7 @@ def _lend_to_gold(units: Sequence[_Unit], chosen: list[SplitName], have: Mapping
         able = [
             index
             for index, unit in enumerate(units)
-            if chosen[index] == "train" and unit.labels[label] and all(have["train"][other] > n for other, n in unit.labels.items())
+            if chosen[index] == "train" and unit.labels.get(label) and all(have["train"][other] > n for other, n in unit.labels.items())
         ]
         if able:
             index = min(able, key=lambda index: len(units[index].rows))
@@ -173,10 +241,10 @@ def _side(name: SplitName) -> SplitName:
     return "gold" if name == "unused" else name
 
 
-def _group_leaks(rows: Sequence[Row], stored: Mapping[str, SplitName]) -> list[Finding]:
+def _group_leaks(rows: Sequence[_Joined], stored: Mapping[str, SplitName]) -> list[Finding]:
     """New rows that join stored rows of different splits: those that touch two sides themselves, or, where only a chain does, the chain's new rows."""
     findings: list[Finding] = []
-    remaining = list(rows)
+    remaining, joins = list(rows), {row.keys.id: row.joins for row in rows}
     while conflicts := [unit for unit in _units(remaining) if len({_side(stored[row.id]) for row in unit.rows if row.id in stored}) > 1]:
         leaked: dict[str, Finding] = {}
         for unit in conflicts:
@@ -186,18 +254,18 @@ def _group_leaks(rows: Sequence[Row], stored: Mapping[str, SplitName]) -> list[F
                 raise _stored_conflict(unit, stored)
             sides: dict[str, dict[SplitName, str]] = defaultdict(dict)  # join -> side -> a stored row there
             for row in old:
-                for key in _joins(row):
+                for key in joins[row.id]:
                     sides[key][_side(stored[row.id])] = row.id
-            touching = {row.id: {side: other for key in _joins(row) for side, other in sides[key].items()} for row in new}
+            touching = {row.id: {side: other for key in joins[row.id] for side, other in sides[key].items()} for row in new}
             direct = [row for row in new if len(touching[row.id]) > 1]
             for row in direct or new:
                 leaked[row.id] = _leak(row, touching[row.id])
-        findings += [leaked[row.id] for row in remaining if row.id in leaked]
-        remaining = [row for row in remaining if row.id not in leaked]
+        findings += [leaked[row.keys.id] for row in remaining if row.keys.id in leaked]
+        remaining = [row for row in remaining if row.keys.id not in leaked]
     return findings
 
 
-def _leak(row: Row, touches: Mapping[SplitName, str]) -> Finding:
+def _leak(row: Keys, touches: Mapping[SplitName, str]) -> Finding:
     named = " and ".join(f"{side} ({other})" for side, other in sorted(touches.items())) or "stored rows of different splits, through other new rows"
     see = next((touches[side] for side in ("gold", "validation", "train") if side in touches), None)
     fix = "leave it out: its group and its question lie on two sides, and stored rows never move"
@@ -210,13 +278,13 @@ def _stored_conflict(unit: _Unit, stored: Mapping[str, SplitName]) -> InputError
     return InputError(Problem("split.json", f"stored rows that belong together lie on two sides: {lying}", fix))
 
 
-def _over_cap(candidates: Sequence[Row], gold_max: int, stored: Mapping[str, SplitName], seed: int) -> dict[str, SplitName]:
+def _over_cap(candidates: Sequence[Keys], gold_max: int, stored: Mapping[str, SplitName], seed: int) -> dict[str, SplitName]:
     """What the cap leaves out of gold. Rows are kept label by label in hash order: many groups with a few rows each tell more than few whole groups."""
     fresh = [row for row in candidates if row.id not in stored]
     room = max(0, gold_max - (len(candidates) - len(fresh)))
     if len(fresh) <= room:
         return {}
-    by_label: dict[str, list[Row]] = defaultdict(list)
+    by_label: dict[str, list[Keys]] = defaultdict(list)
     for row in sorted(fresh, key=lambda row: (_hash(seed, f"row {row.id}"), row.id)):
         by_label[_label(row)].append(row)
     quota = _largest_remainder({label: len(members) for label, members in by_label.items()}, room)
@@ -241,11 +309,11 @@ def _refuse_giant(units: Iterable[_Unit], n: int) -> None:
             raise InputError(Problem("data.split", why, fix))
 
 
-def _refuse_absent(counts: Mapping[str, Counter[str]]) -> None:
+def _refuse_absent(counts: Mapping[str, Counter[str]], needed: Sequence[str] = ("gold", "train")) -> None:
     problems = []
     for label in sorted(set().union(*counts.values())):
         n = sum(counts[name][label] for name in SPLITS)
-        for name in ("gold", "train"):
+        for name in needed:
             if not counts[name][label]:
                 what = f'label "{label}" ({n} rows)' if label else "every row"
                 fix = "add rows of it from other groups, merge it with another label, leave it out, or ask for a larger gold share"

@@ -1,50 +1,94 @@
-"""What is asked of a row and what is right: the task fixes the prompt, the target and the scorers that mean something for it (MISSION D11)."""
+"""What is asked of a row and what is right: the task fixes the rows, the prompt, the target, the objective and what may judge it (MISSION D11)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, get_args
 
-from planish.errors import InputError, Problem
-from planish.rows import ChatRow, LabelRow, Message, Noun, PromptCompletionRow, Row
+from planish.errors import InputError, Problem, did_you_mean
+from planish.recipe import TaskShape
+from planish.rows import (
+    ChatRow,
+    ExtractionRow,
+    LabelRow,
+    Message,
+    Noun,
+    PreferenceRow,
+    PromptCompletionRow,
+    QuestionRow,
+    Row,
+    StepsRow,
+    SummaryRow,
+    UnpairedRow,
+    canonical_json,
+)
 
-SCORERS: dict[str, tuple[str, ...]] = {
-    "classification": ("label",),
-    "chat": ("f1", "rouge", "judge", "perplexity"),
+
+class Kind(NamedTuple):
+    """What a task shape fixes. `rows`: the row shapes it reads; `scorers`: those that mean something for it, its own first; `max_new_tokens`: an answer's room."""
+
+    rows: tuple[str, ...]
+    objective: str
+    scorers: tuple[str, ...]
+    baselines: tuple[str, ...]
+    max_new_tokens: int
+    instruction: str
+
+
+KINDS: dict[str, Kind] = {
+    "classification": Kind(("label",), "sft", ("label",), ("majority", "prompt", "few_shot", "classifier"), 16, ""),
+    "qa": Kind(
+        ("question",), "sft", ("exact", "f1", "citation"), ("prompt", "few_shot", "rag"), 64, "Answer the question. Answer in as few words as possible."
+    ),
+    "extraction": Kind(("extraction",), "sft", ("extraction", "json_schema"), ("prompt", "few_shot"), 256, "Extract from the text. Answer with JSON only."),
+    "summarization": Kind(("summary",), "sft", ("rouge", "judge"), ("prompt", "few_shot"), 128, "Summarise the document."),
+    "chat": Kind(("chat", "prompt_completion"), "sft", ("f1", "rouge", "judge", "perplexity"), ("prompt", "few_shot"), 256, ""),
+    "tools": Kind(("chat",), "sft", ("tool_call",), ("prompt", "few_shot"), 128, ""),
+    "reasoning": Kind(("prompt_completion", "question", "chat", "steps"), "sft", ("verifier", "exact"), ("prompt", "few_shot"), 512, ""),
+    "preference": Kind(("preference", "unpaired"), "dpo", ("judge",), ("prompt", "few_shot"), 256, ""),
 }
-"""The scorers that are valid per task shape. Free text is not scored by exact match: that is noise."""
+"""Free text is not scored by exact match: that is noise. Answers are greedy everywhere, so that a score repeats."""
 
 METRICS: dict[str, tuple[str, ...]] = {
     "label": ("macro_f1", "micro_f1", "accuracy", "f1.<label>", "parse_rate"),
+    "exact": ("exact",),
     "f1": ("f1",),
+    "citation": ("precision", "recall"),
+    "extraction": ("f1", "precision", "recall", "parse_rate"),
+    "json_schema": ("valid",),
     "rouge": ("rouge1", "rouge2", "rougeL"),
+    "tool_call": ("valid_tool_call_rate", "argument_match"),
+    "verifier": ("score", "parse_rate"),
     "judge": ("win_rate",),
     "perplexity": ("perplexity",),
 }
 """What each scorer reports; a metric is named `scorer.metric`."""
 
-ROW_SHAPES: dict[str, str | None] = {"classification": "label", "chat": None}
-"""The row shape a task reads; None: any that holds a prompt and an answer, known by its keys."""
-
 
 class Asked(NamedTuple):
-    """One row as a question: the prompt's messages and the right answer."""
+    """One row as a question: the prompt's messages, the right answer, and the tools on offer."""
 
     messages: tuple[Message, ...]
     target: str
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 class Task(Noun):
-    """classification: one of `labels` for a text. chat: the next assistant turn."""
+    """What the rows are for. `labels` is the declared set of a classification; `instruction` stands before every text that is asked about."""
 
-    shape: Literal["classification", "chat"]
+    shape: TaskShape
     labels: tuple[str, ...] = ()
     instruction: str = ""
 
     @property
+    def kind(self) -> Kind:
+        """What this shape fixes."""
+        return KINDS[self.shape]
+
+    @property
     def row_shape(self) -> str | None:
-        """The shape its rows must have, for `contract.read_rows`."""
-        return ROW_SHAPES[self.shape]
+        """The shape its rows must have, for `reading.read_rows`; None where it reads several, known by their keys."""
+        return row_shape(self.shape)
 
     def prompt(self, text: str) -> tuple[Message, ...]:
         """What the model is asked about `text`. The instruction stands first, so that all prompts share it as a prefix that is computed once."""
@@ -56,18 +100,80 @@ class Task(Noun):
 
     def asked(self, row: Row) -> Asked:
         """The question and answer of a row. Raises InputError when the row's shape is not the task's."""
-        if self.shape == "classification" and isinstance(row, LabelRow):
-            return Asked(self.prompt(row.text), row.label)
-        if self.shape == "chat" and isinstance(row, ChatRow):
-            return Asked(row.messages[:-1], row.messages[-1].content)
-        if self.shape == "chat" and isinstance(row, PromptCompletionRow):
-            return Asked(self.prompt(row.prompt), row.completion)
-        needed = {"classification": "label rows (text, label)", "chat": "chat rows (messages) or prompt_completion rows (prompt, completion)"}
-        raise InputError(Problem(f"row {row.id}", f"is a {row.shape} row; the task {self.shape} asks no question of it", f"give {needed[self.shape]}"))
+        if row.shape not in self.kind.rows:
+            needed = " or ".join(self.kind.rows)
+            raise InputError(Problem(f"row {row.id}", f"is a {row.shape} row; the task {self.shape} asks no question of it", f"give {needed} rows"))
+        match row:
+            case LabelRow():
+                return Asked(self.prompt(row.text), row.label)
+            case ChatRow():
+                return Asked(row.messages[:-1], said(row.messages[-1]), row.tools)
+            case PromptCompletionRow():
+                return Asked(self.prompt(row.prompt), row.completion)
+            case QuestionRow():
+                return Asked(self.prompt("\n\n".join((*row.documents, row.question))), row.answer)
+            case ExtractionRow():
+                return Asked(self.prompt(row.text), extracted(row))
+            case SummaryRow():
+                return Asked(self.prompt(row.document), row.summary)
+            case StepsRow():
+                return Asked(self.prompt(row.prompt), "\n".join(row.completions))
+            case PreferenceRow():
+                return Asked(row.prompt, said(row.chosen[-1]), row.tools)
+            case UnpairedRow():
+                return Asked(row.prompt, said(row.completion[-1]))
+        raise AssertionError(f"{row.shape} is in no kind's rows")
+
+    def conversation(self, row: Row) -> ChatRow:
+        """A row as the dialogue it is trained as: the very prompt that evaluation and serving send, and the right answer. Raises InputError as `asked` does."""
+        asked = self.asked(row)
+        if isinstance(row, ChatRow):
+            return row
+        messages = (*asked.messages, Message(role="assistant", content=asked.target))
+        return ChatRow(id=row.id, origin=row.origin, group=row.group, messages=messages, tools=asked.tools)
 
     @property
     def _head(self) -> str:
         return f"{self.instruction}\n\n" if self.instruction else ""
+
+
+def said(message: Message) -> str:
+    """What a turn says: its text, or the calls it makes as JSON."""
+    if message.tool_calls:
+        return canonical_json([{"name": call.name, "arguments": call.arguments} for call in message.tool_calls])
+    return message.content
+
+
+def extracted(row: ExtractionRow) -> str:
+    """The right answer of an extraction as JSON: its fields, or its entities by type and text."""
+    if row.fields is not None:
+        return canonical_json(row.fields)
+    return canonical_json([{"type": entity.type, "text": row.text[entity.start : entity.end]} for entity in row.entities or ()])
+
+
+def row_shape(shape: str) -> str | None:
+    """The one row shape of a task shape; None where it reads several."""
+    kind = KINDS[shape]
+    return kind.rows[0] if len(kind.rows) == 1 else None
+
+
+def infer(shapes: Iterable[str], *, tools: bool) -> TaskShape:
+    """The task that rows of these shapes are for. Raises InputError where they leave it open."""
+    found = sorted(set(shapes))
+    if found == ["chat"]:
+        return "tools" if tools else "chat"
+    fits: list[TaskShape] = [shape for shape in get_args(TaskShape) if set(found) <= set(KINDS[shape].rows)]
+    if not found or not fits:
+        known = "; ".join(f"{name}: {' or '.join(kind.rows)}" for name, kind in KINDS.items())
+        raise InputError(Problem("data.task", f"{', '.join(found) or 'no'} rows fit no task", f"give rows of one task ({known})"))
+    return fits[0]
+
+
+def make(shape: TaskShape, labels: Sequence[str] = (), instruction: str | None = None) -> Task:
+    """The task of a shape with its default instruction. Labels are a classification's alone."""
+    if shape == "classification":
+        return classification(labels, instruction)
+    return Task(shape=shape, instruction=KINDS[shape].instruction if instruction is None else instruction)
 
 
 def classification(labels: Sequence[str], instruction: str | None = None) -> Task:
@@ -86,21 +192,18 @@ def classification(labels: Sequence[str], instruction: str | None = None) -> Tas
     return Task(shape="classification", labels=tuple(labels), instruction=default if instruction is None else instruction)
 
 
-def chat(instruction: str | None = None) -> Task:
-    """The task of answering in a dialogue. The instruction stands before the prompt of prompt_completion rows; chat rows carry their own."""
-    return Task(shape="chat", instruction=instruction or "")
-
-
 def require_scorer(shape: str, scorer: str) -> None:
     """Raise InputError, naming the valid ones, when a scorer says nothing about this task shape."""
-    if scorer not in SCORERS[shape]:
-        raise InputError(Problem("evaluate.scorers", f'"{scorer}" is not valid for {shape}', "valid: " + ", ".join(SCORERS[shape])))
+    valid = KINDS[shape].scorers
+    if scorer not in valid:
+        raise InputError(Problem("evaluate.scorers", f'"{scorer}" is not valid for {shape}', f"valid: {', '.join(valid)}; {did_you_mean(scorer, valid)}"))
 
 
 def require_metric(shape: str, metric: str) -> None:
     """Raise InputError, naming the valid ones, when `scorer.metric` is no metric of this task shape."""
     scorer, _, name = metric.partition(".")
-    known = METRICS.get(scorer, ()) if scorer in SCORERS[shape] else ()
+    scorers = KINDS[shape].scorers
+    known = METRICS.get(scorer, ()) if scorer in scorers else ()
     if name not in known and not (name.startswith("f1.") and "f1.<label>" in known):
-        valid = [f"{scorer}.{name}" for scorer in SCORERS[shape] for name in METRICS[scorer]]
+        valid = [f"{scorer}.{name}" for scorer in scorers for name in METRICS[scorer]]
         raise InputError(Problem("gate", f'"{metric}" is not valid for {shape}', "valid: " + ", ".join(valid)))

@@ -11,12 +11,13 @@ import torch
 
 from planish.data.tree import Sequence, pack
 from planish.model import precision as number_format
-from planish.model import tree_attention
 from planish.model.chat import Chat
 from planish.model.choice import branches, probabilities
 from planish.model.engine import Decoding, Delta, Generation
+from planish.model.layout import use_plain, use_tree
+from planish.model.lm_head import head_of
 from planish.model.load import load
-from planish.model.policy import autocast, base_of, head_weight, hidden_states
+from planish.model.policy import autocast, hidden_states
 
 TREE_TOKENS = 4096
 
@@ -41,8 +42,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def stream(self, prompt: Seq[int], decoding: Decoding) -> Iterator[Delta]:
         """Token by token. Text is held back while it could be the beginning of a stop string or half a character."""
-        base = base_of(self.model)
-        base.set_attn_implementation("sdpa")
+        use_plain(self.model)
         random = torch.Generator().manual_seed(decoding.seed)
         step, past, ids, sent = torch.tensor([list(prompt)]), None, list[int](), ""
         for count in range(decoding.max_new_tokens):
@@ -68,10 +68,10 @@ class TransformersEngine:
     @torch.inference_mode()
     def choose(self, prompts: Seq[Seq[int]], options: Seq[Seq[int]]) -> list[list[float]]:
         """(N, options) probabilities; the prompts' shared prefix and the options' are computed once, and only allowed tokens reach the LM head."""
-        base_of(self.model).set_attn_implementation(tree_attention.NAME)
+        use_tree(self.model)
         nodes = branches(options)
         groups = [[_asked(prompt, path, allowed[0]) for path, allowed in nodes.items()] for prompt in prompts]
-        weight = head_weight(self.model)
+        head = head_of(self.model)
         result: list[list[float]] = [[] for _ in prompts]
         for members, tree in pack(groups, TREE_TOKENS):
             with autocast(self.precision):
@@ -79,8 +79,8 @@ class TransformersEngine:
             for place, index in enumerate(members):
                 found = {}
                 for at, (path, allowed) in enumerate(nodes.items()):
-                    logits = hidden[place * len(nodes) + at] @ weight[list(allowed)].float().t()
-                    found[path] = dict(zip(allowed, logits.tolist(), strict=True))
+                    logits = head.logits(hidden[place * len(nodes) + at][None], torch.tensor(allowed))
+                    found[path] = dict(zip(allowed, logits[0].tolist(), strict=True))
                 result[index] = probabilities(options, found)
         return result
 

@@ -121,11 +121,11 @@ def compare(
     interval, how = percentile(draws), f"paired {'cluster ' if groups is not None else ''}bootstrap {resamples}"
     b, c, binary = discordant(candidate, reference, metric)
     p_value = min(1.0, 2 * (1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))) / (resamples + 1))
-    if binary and (b + c == 0 or (b + c < FEW_DISCORDANT and is_row_mean(metric))):
+    if binary and (b + c == 0 or (b + c < FEW_DISCORDANT and is_row_mean(metric, candidate))):
         score = score_interval(b, c, n)
         interval = Interval(min(interval.low, score.low), max(interval.high, score.high))
         how += ", not narrower than Tango's score interval"
-    if binary and is_row_mean(metric) and groups is None:
+    if binary and is_row_mean(metric, candidate) and groups is None:
         p_value, how = mcnemar(b, c), f"exact McNemar, {how}"
     difference = candidate.metrics[metric].value - reference.metrics[metric].value
     names = {"metric": metric, "candidate": candidate.system, "reference": reference.system}

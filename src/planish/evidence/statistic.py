@@ -6,7 +6,12 @@ What a metric's name means, after any scorer prefix (`label.macro_f1`):
     parse_rate                       share of answers that were read as a declared label
     next_token_accuracy              sum of `detail["correct"]` over sum of `detail["tokens"]`
     perplexity                       exp(sum of `detail["nll"]` over sum of `detail["tokens"]`)
-    any other                        mean over rows of `detail[name]` where every row has it, else of `value`
+    bleu, chrf                       from the n-gram counts in the details (`ngrams`)
+    error.<class>                    share of rows whose details name this error
+    any other                        sum of `detail["<name>.part"]` over sum of `detail["<name>.whole"]` where every row has them, else
+                                     mean over rows of `detail[name]` where every row has it, else of `value`
+
+What a row's details say goes before the confusion: a scorer without labels gives `f1` and `parse_rate` per row.
 """
 
 from __future__ import annotations
@@ -18,11 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planish.errors import InputError, Problem
+from planish.evidence import ngrams
 from planish.evidence.intervals import Floats, Statistic
 from planish.scores import EvalReport, Score
 
 CONFUSION = ("macro_f1", "micro_f1", "f1", "parse_rate")
 RATIOS = {"next_token_accuracy": "correct", "perplexity": "nll"}  # over detail["tokens"]
+ERROR = "error."
+OWN = {"f1": ("f1", "parse_rate"), "perplexity": ("perplexity", "bits_per_byte")}  # scorers that are called like a metric, and what they report
 
 
 def mean(values: Floats) -> Statistic:
@@ -31,12 +39,12 @@ def mean(values: Floats) -> Statistic:
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Statistic:
-    """Sum of per-row numerators over sum of per-row denominators, both (n,): a mean weighted by tokens, for one."""
+    """Sum of per-row numerators over sum of per-row denominators, both (n,): a mean weighted by tokens, for one. 0 where the denominators sum to 0."""
     columns = np.stack([numerator, denominator], axis=1)
 
     def of(weights: NDArray[np.float32]) -> Floats:
         sums = weights @ columns
-        return np.asarray(sums[:, 0] / sums[:, 1])
+        return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] != 0)
 
     return of
 
@@ -107,11 +115,15 @@ def declared_labels(*reports: EvalReport) -> tuple[str, ...]:
 
 def split_name(metric: str) -> tuple[str, str]:
     """`label.f1.billing` to ("f1", "billing"); `label.macro_f1` to ("macro_f1", ""); what is not known here to (last part, "")."""
-    parts = metric.split(".")
-    for position, part in enumerate(parts):
-        if part in CONFUSION or part in RATIOS:
-            return part, ".".join(parts[position + 1 :])
-    return parts[-1], ""
+    words = metric.split(".")
+    if len(words) == 2 and words[1] in OWN.get(words[0], ()):
+        return words[1], ""
+    for position, word in enumerate(words):
+        if f"{word}." == ERROR:
+            return ".".join(words[position:]), ""
+        if position == len(words) - 1 or word in CONFUSION or word in RATIOS:
+            return word, ".".join(words[position + 1 :])
+    raise AssertionError("a split has at least one part")
 
 
 def statistic(report: EvalReport, metric: str, *, labels: Sequence[str] | None = None) -> Statistic:
@@ -133,6 +145,10 @@ def statistic(report: EvalReport, metric: str, *, labels: Sequence[str] | None =
 
 def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> Statistic:
     name, label = split_name(metric)
+    if name in ngrams.CORPUS and all(f"{name}.0" in score.detail for score in report.scores):
+        return ngrams.statistic(name, [score.detail for score in report.scores])
+    if not label and (is_micro(report, metric) or all(name in score.detail for score in report.scores)):
+        return ratio(*parts(report.scores, name))
     if name in CONFUSION and (name != "f1" or label):
         table = confusion(report.scores, labels or declared_labels(report))
         if name == "f1":
@@ -144,20 +160,39 @@ def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> S
     if name in RATIOS and all({RATIOS[name], "tokens"} <= score.detail.keys() for score in report.scores):
         share = ratio(_detail(report, RATIOS[name]), _detail(report, "tokens"))
         return share if name != "perplexity" else (lambda weights: np.asarray(np.exp(share(weights))))
-    return mean(row_values(report, metric))
+    return ratio(*parts(report.scores, name))
+
+
+def parts(scores: Sequence[Score], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Per-row parts and wholes (n,) of a metric by its own name, without the scorer's: what stands above under "any other" and "error"."""
+    one = np.ones(len(scores))
+    if all(f"{name}.part" in score.detail for score in scores):
+        return np.array([score.detail[f"{name}.part"] for score in scores]), np.array([score.detail[f"{name}.whole"] for score in scores])
+    if name.startswith(ERROR) or all(name in score.detail for score in scores):
+        return np.array([score.detail.get(name, 0.0) for score in scores]), one
+    return np.array([score.value for score in scores]), one
+
+
+def is_micro(report: EvalReport, metric: str) -> bool:
+    """Whether the metric is a sum of parts over a sum of wholes, not a mean over the rows."""
+    return all(f"{split_name(metric)[0]}.part" in score.detail for score in report.scores)
 
 
 def row_values(report: EvalReport, metric: str) -> NDArray[np.float64]:
     """The per-row values (n,) a mean metric is the mean of."""
     name = split_name(metric)[0]
-    if all(name in score.detail for score in report.scores):
-        return _detail(report, name)
+    if name.startswith(ERROR) or (not is_micro(report, metric) and all(name in score.detail for score in report.scores)):
+        return parts(report.scores, name)[0]
     return np.array([score.value for score in report.scores], dtype=np.float64)
 
 
-def is_row_mean(metric: str) -> bool:
-    """Whether the metric is a plain mean over rows (accuracy, exact, a rate), not a set metric such as macro-F1."""
+def is_row_mean(metric: str, report: EvalReport) -> bool:
+    """Whether the metric is a plain mean over the report's rows (accuracy, exact, a rate), not a set metric such as macro-F1 or a micro average."""
     name, label = split_name(metric)
+    if is_micro(report, metric) or name in ngrams.CORPUS:
+        return False
+    if not label and all(name in score.detail for score in report.scores):
+        return True
     return not (name in RATIOS or (name in CONFUSION and (name != "f1" or bool(label))))
 
 

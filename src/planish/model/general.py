@@ -16,7 +16,8 @@ from planish.evidence.intervals import bootstrap
 from planish.evidence.statistic import statistic
 from planish.model import scored_head
 from planish.model.chat import Chat
-from planish.model.policy import autocast, head_weight, hidden_states
+from planish.model.lm_head import head_of
+from planish.model.policy import autocast, hidden_states
 from planish.rows import content_hash
 from planish.scores import EvalReport, Metric, Score
 
@@ -31,8 +32,8 @@ def evaluate(
         with torch.inference_mode(), autocast(precision):
             hidden = hidden_states(model, tree)[torch.from_numpy(tree.scored_at)]
             target = torch.from_numpy(tree.target)
-            log_prob = scored_head.log_probs(hidden, head_weight(model), target).numpy()
-            right = (scored_head.predictions(hidden, head_weight(model)) == target).numpy()
+            log_prob = scored_head.log_probs(hidden, head_of(model), target).numpy()
+            right = (scored_head.predictions(hidden, head_of(model)) == target).numpy()
         for place, index in enumerate(members):
             mine = tree.sequence == place
             tokens, correct = int(mine.sum()), int(right[mine].sum())

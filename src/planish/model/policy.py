@@ -2,71 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from planish.data.tree import Tree
-from planish.model import scored_head, tree_attention
+from planish.model import plain_packing, scored_head, tree_attention
+from planish.model.backbone import base_of
+from planish.model.head_terms import Divergence, Entropy, LogProb, Teacher, Term
+from planish.model.layout import layout_of
+from planish.model.lm_head import Head, head_of
+from planish.model.tree_forward import forward
+from planish.model.trunk import Trunk
 
-STRIDE = 64
-"""Token counts are rounded up to a multiple of this: a matrix product of a shape never seen before is compiled anew on a CPU, and each compiled one is kept in memory."""
+__all__ = ["Rows", "Scored", "autocast", "base_of", "head_of", "head_weight", "hidden_states", "score"]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """R scored tokens of a micro-batch. log_prob, weight: (R,) fp32; sequence: (R,) which of the S sequences a token belongs to."""
+class Rows:
+    """The R scored rows before the head, for objectives that ask more of them than log-probabilities. hidden: (R, H); target: (R,)."""
 
-    log_prob: Tensor
-    weight: Tensor
-    sequence: Tensor
-    sequences: int
+    hidden: Tensor
+    head: Head
+    target: Tensor
+    precision: str
+
+    def log_prob(self) -> Tensor:
+        """ln p(target): (R,). Differentiable."""
+        return self._measure(LogProb(self.target))
+
+    def entropy(self, *, gradient: bool = False) -> Tensor:
+        """Entropy of the next-token distribution in nats: (R,). Without `gradient` it costs one matrix product and is only to look at."""
+        with nullcontext() if gradient else torch.no_grad():
+            return self._measure(Entropy())
+
+    def divergence(self, teacher: Teacher, direction: Literal["forward", "reverse"] = "forward") -> Tensor:
+        """KL to a sparse teacher whose rows are these: (R,). Differentiable."""
+        return self._measure(Divergence(teacher, direction))
+
+    def blend(self, terms: Seq[Term], weights: Seq[float]) -> tuple[Tensor, ...]:
+        """The weighted sum of several terms, differentiable at the price of one, then each to look at: (R,) each."""
+        with autocast(self.precision, self.hidden.device):
+            return scored_head.blend(self.hidden, self.head, terms, weights)
+
+    def _measure(self, term: Term) -> Tensor:
+        with autocast(self.precision, self.hidden.device):
+            return scored_head.measure(self.hidden, self.head, [term])[0]
+
+
+class Scored:
+    """R scored tokens of a micro-batch. log_prob, weight: (R,) fp32; sequence: (R,) which of the S sequences a token belongs to.
+
+    `log_prob` is computed when first asked for, unless it was given; an objective that blends terms of `rows` never pays for it.
+    """
+
+    def __init__(self, log_prob: Tensor | None, weight: Tensor, sequence: Tensor, sequences: int, rows: Rows | None = None) -> None:
+        if log_prob is None and rows is None:
+            raise ValueError("either log-probabilities or the rows to make them of")
+        self._log_prob, self.weight, self.sequence, self.sequences, self._rows = log_prob, weight, sequence, sequences, rows
+
+    @property
+    def log_prob(self) -> Tensor:
+        """(R,), differentiable."""
+        if self._log_prob is None:
+            self._log_prob = self.rows.log_prob()
+        return self._log_prob
+
+    @property
+    def rows(self) -> Rows:
+        """The rows before the head. Raises ValueError where only log-probabilities were given."""
+        if self._rows is None:
+            raise ValueError("only log-probabilities were given, not the rows they are of")
+        return self._rows
 
     def sums(self) -> Tensor:
         """Weighted log-probability of each sequence: (S,)."""
         return torch.zeros(self.sequences, device=self.log_prob.device, dtype=self.log_prob.dtype).index_add(0, self.sequence, self.log_prob * self.weight)
 
 
-def base_of(model: nn.Module) -> Any:
-    """The causal model under a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+def hidden_states(
+    model: nn.Module, tree: Tree, device: torch.device | str = "cpu", *, trunk: Trunk | None = None, way: tree_attention.Way | None = None
+) -> Tensor:
+    """Last hidden states of every unique token: (T, H). A model that the tree cannot serve computes its paths as plain rows (`layout_of` has the reason).
 
-
-def hidden_states(model: nn.Module, tree: Tree, device: torch.device | str = "cpu") -> Tensor:
-    """Last hidden states of every unique token: (T, H). The model must have been loaded with attention "planish_tree"."""
-    base = base_of(model)
-    more = -len(tree.ids) % STRIDE
-    output = base.model(
-        input_ids=torch.from_numpy(np.pad(tree.ids, (0, more)))[None].to(device),
-        position_ids=torch.from_numpy(np.pad(tree.positions, (0, more)))[None].to(device),
-        use_cache=False,
-        tree_plan=tree_attention.plan(tree, device, len(tree.ids) + more),
-    )
-    hidden: Tensor = output.last_hidden_state[0, : len(tree.ids)]
-    return hidden
+    Where adapters have dropout, a shared token is dropped once for all sequences that share it, as it is computed once: their gradients are those of one mask on the prefix, not of
+    a mask each. `trunk` keeps what the frozen layers below the lowest trained one gave (planish.model.trunk). `way` overrides the kernel that suits the device.
+    """
+    if layout_of(model).kind == "rows":
+        return plain_packing.hidden_states(model, tree, device)
+    return forward(model, tree, device, way) if trunk is None else trunk.hidden_states(tree, device)
 
 
 def head_weight(model: nn.Module) -> Tensor:
-    """The LM head's matrix (V, H)."""
-    weight: Tensor = base_of(model).get_output_embeddings().weight
-    return weight
+    """The LM head's matrix (V, H). What a family does to the logits behind it is in `head_of`."""
+    return head_of(model).weight
 
 
-def score(model: nn.Module, tree: Tree, precision: str, device: torch.device | str = "cpu") -> Scored:
-    """Log-probabilities of the tree's scored tokens; only their rows reach the LM head. Differentiable."""
+def score(
+    model: nn.Module,
+    tree: Tree,
+    precision: str,
+    device: torch.device | str = "cpu",
+    *,
+    trunk: Trunk | None = None,
+    way: tree_attention.Way | None = None,
+) -> Scored:
+    """Log-probabilities of the tree's scored tokens, and what else is asked of their rows; only they reach the LM head. Differentiable."""
     with autocast(precision, device):
-        hidden = hidden_states(model, tree, device)[torch.from_numpy(tree.scored_at).to(device)]
-        log_prob = scored_head.log_probs(hidden, head_weight(model), torch.from_numpy(tree.target).to(device))
-    sequences = int(tree.sequence.max()) + 1 if len(tree.sequence) else 0
-    return Scored(log_prob, torch.from_numpy(tree.weight).to(device), torch.from_numpy(tree.sequence).to(device), sequences)
+        hidden = hidden_states(model, tree, device, trunk=trunk, way=way).index_select(0, torch.from_numpy(tree.scored_at).to(device))
+    rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision)
+    return Scored(None, torch.from_numpy(tree.weight).to(device), torch.from_numpy(tree.sequence).to(device), tree.sequences, rows)
 
 
 def autocast(precision: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
-    """bf16 matrix products with fp32 adapters and loss, or nothing in fp32."""
-    if precision == "bf16":
-        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    """bf16 or fp16 matrix products with fp32 adapters and loss, or nothing in fp32."""
+    if precision in ("bf16", "fp16"):
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
     return nullcontext()

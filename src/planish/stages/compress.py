@@ -37,7 +37,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """The package: the files, the tokenizer, a report per file, `compress_report.json` with what each kept."""
     recipe = context.recipe
     assert recipe.compress is not None
-    gold = read_gold(inputs["prepare"])
+    gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     teacher = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     shutil.copytree(inputs["train"] / "tokenizer", folder / "tokenizer")

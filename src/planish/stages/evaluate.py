@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from planish.data import general
 from planish.engines.transformers import TransformersEngine
@@ -16,8 +16,9 @@ from planish.model.chat import Chat
 from planish.model.general import evaluate
 from planish.model.trained import open_trained
 from planish.recipe import Recipe
+from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, write_json, write_report
-from planish.stages._gold import read_gold
+from planish.stages._gold import Gold, read_gold
 from planish.stages._scoring import judge
 
 NEEDS = ("prepare", "train")
@@ -39,12 +40,35 @@ def candidate_name(recipe: Recipe) -> str:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`reports/<candidate>.json` and `general.json`."""
     recipe = context.recipe
-    gold = read_gold(inputs["prepare"])
+    tuned = open_tuned(recipe, inputs["train"])
+    report = score_gold(context, tuned, read_gold(context.store, context.run_id, context.stage, inputs["prepare"]))
+    write_report(folder, report)
+    context.event(EventType.EVAL_SCORED, {name: round(metric.value, 4) for name, metric in report.metrics.items()})
+    rows = general.rows(list(recipe.evaluate.general))
+    if rows:
+        with context.progress.bar("general ability, tuned", len(rows)) as advance:
+            kept = evaluate(tuned.model, tuned.chat, rows, candidate_name(recipe), tuned.precision, advance)
+        write_json(folder / "general.json", kept.model_dump(mode="json"))
+
+
+class Tuned(NamedTuple):
+    """A tuned model, ready to be asked."""
+
+    model: Any
+    chat: Chat
+    precision: Literal["fp32", "bf16"]
+
+
+def open_tuned(recipe: Recipe, trained: Path) -> Tuned:
+    """The base model with what training made of it."""
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     precision = number_format.choose(recipe.train[-1].precision)
-    model: Any = open_trained(base, inputs["train"], precision)
-    chat = Chat.load(base)
-    asker = Asker(TransformersEngine(model, chat, precision), chat, model.config.max_position_embeddings)
+    return Tuned(open_trained(base, trained, precision), Chat.load(base), precision)
+
+
+def score_gold(context: Context, tuned: Tuned, gold: Gold) -> EvalReport:
+    """Its answers to a gold set, scored."""
+    asker = Asker(TransformersEngine(tuned.model, tuned.chat, tuned.precision), tuned.chat, tuned.model.config.max_position_embeddings)
     began = time.perf_counter()
     answers: list[str | None] = []
     with context.progress.bar("gold set, tuned", len(gold.samples)) as advance:
@@ -52,11 +76,4 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
             part = gold.samples[start : start + CHUNK]
             answers += asker.choose([sample.messages for sample in part], gold.labels)
             advance(len(part))
-    report = judge(candidate_name(recipe), answers, gold, recipe.evaluate.scorers, time.perf_counter() - began).report
-    write_report(folder, report)
-    context.event(EventType.EVAL_SCORED, {name: round(metric.value, 4) for name, metric in report.metrics.items()})
-    rows = general.rows(list(recipe.evaluate.general))
-    if rows:
-        with context.progress.bar("general ability, tuned", len(rows)) as advance:
-            tuned = evaluate(model, chat, rows, candidate_name(recipe), precision, advance)
-        write_json(folder / "general.json", tuned.model_dump(mode="json"))
+    return judge(candidate_name(context.recipe), answers, gold, context.recipe.evaluate.scorers, time.perf_counter() - began).report

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from planish.data import dataset, gold
 from planish.data.request_log import Correction, LogRecord, read_corrections, read_log
+from planish.data.table import Table
 from planish.data.task import Task
 from planish.events import EventType
 from planish.recipe import Recipe
@@ -79,10 +81,10 @@ def _matched(corrections: list[Correction], records: dict[str, LogRecord], task:
 
 def _write_next(data: dataset.Dataset, grown: dataset.Feedback, folder: Path) -> None:
     """Every stored row in its stored split, and the new rows in theirs; the gold set is a new version when it grew."""
-    rows = [*dataset.every_row(data), *grown.rows]
+    rows = Table.of(chain(dataset.every_row(data), grown.rows))
     placed = dataset.assignment(data) | grown.assignment
     version = data.manifest.version + 1
-    sealed = gold.build([row for row in rows if placed[row.id] == "gold"], data.task, version=version)
+    sealed = gold.build((row for row in rows if placed[row.id] == "gold"), data.task, version=version)
     dataset.write(folder, rows, [*dataset.rejected_rows(data), *grown.rejected], placed, sealed, data.task, version=version, parents=[data.sha256])
 
 

@@ -27,7 +27,7 @@ def options(recipe: Recipe) -> dict[str, Any]:
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`verdict.json`."""
     recipe = context.recipe
-    gold = read_gold(inputs["prepare"])
+    gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
     baselines = list(read_reports(inputs["baseline"]).values())
     candidate = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     general = [

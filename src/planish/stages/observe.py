@@ -34,7 +34,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """`drift_check.json`: the first check of the new endpoint. The gateway repeats it on schedule."""
     assert context.recipe.observe is not None
     deployment = open_deployment(Path(read_json(inputs["serve"] / "deployment.json")["folder"]))
-    size = len(read_gold(inputs["prepare"]).samples)
+    size = len(read_gold(context.store, context.run_id, context.stage, inputs["prepare"]).samples)
     with context.progress.bar("gold re-run on the endpoint", size) as advance:
         checks = [check(deployment, context.store, use.model_dump(), context.run_id, advance) for use in context.recipe.observe.detectors]
     write_json(folder / "drift_check.json", [found.model_dump(mode="json") for found in checks])
@@ -42,7 +42,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
 def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id: str, advance: Advance = lambda _: None) -> Noun:
     """Ask the endpoint again and record the verdict; evidence is carried from the checks before, so that many looks cost no more false alarms than one."""
-    gold = read_gold(Path(deployment.config["dataset"]))
+    gold = read_gold(store, run_id, "observe", Path(deployment.config["dataset"]))
     promoted = read_reports(Path(deployment.config["package"]))[deployment.config["file"]]
     before = [event for event in store.events() if event.type in (EventType.DRIFT_CHECKED, EventType.DRIFT_ALARM) and event.body["deployment"] == deployment.id]
     carried = before[-1].body["check"]["e_value"] if before and before[-1].type is EventType.DRIFT_CHECKED else 0.0

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from planish import shelf
 from planish.data import dataset, gold
-from planish.data.contract import Reading, TooManyMalformed, read_rows
-from planish.data.finding import Finding
-from planish.data.split import divide
-from planish.data.task import Task, chat, classification, require_scorer
+from planish.data.gold_lock import read_lock
+from planish.data.reading import Reading, TooManyMalformed, read_rows, stored
+from planish.data.table import Table
+from planish.data.task import Task, infer, make, require_scorer, row_shape
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.evidence.power import minimum_detectable_drop
 from planish.recipe import Recipe
 from planish.rows import canonical_json
 from planish.stages._context import Context, Inputs
+from planish.stages._examined import Examined, Places, examine
 from planish.store.objects import file_hash, write_atomic
 
 NEEDS: tuple[str, ...] = ()
@@ -25,61 +27,67 @@ NEEDS: tuple[str, ...] = ()
 
 def options(recipe: Recipe) -> dict[str, Any]:
     """The data section, and the rows by content. A missing file is refused before anything runs."""
-    path = recipe.resolve(recipe.data.path)
-    source = path / dataset.MANIFEST if path.is_dir() else path
-    if not source.is_file():
-        where = f"data.path: {recipe.data.path}"
-        raise InputError(Problem(where, "there is no such file or data set", "give the path of the rows, relative to the recipe"))
+    sources = {name: path for name, path in (("data.path", recipe.data.path), ("data.gold", recipe.data.gold)) if path is not None}
     return {
-        "data": recipe.data.model_dump(mode="json", exclude={"path"}),
-        "sha256": file_hash(source),
+        "data": recipe.data.model_dump(mode="json", exclude={"path", "gold"}),
+        "model": recipe.model,
         "scorers": [scorer.name for scorer in recipe.evaluate.scorers],
+        **{name: _content(recipe, name, path) for name, path in sources.items()},
     }
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """The dataset folder: rows.jsonl, rejected.jsonl, split.json, gold.json, manifest.json."""
+    """The dataset folder: rows.jsonl, rejected.jsonl, split.json, gold.json, manifest.json, findings/."""
     section = context.recipe.data
-    for scorer in context.recipe.evaluate.scorers:
-        require_scorer(section.task, scorer.name)
     path = context.recipe.resolve(section.path)
-    grown = dataset.read(path) if path.is_dir() else None
+    grown = dataset.read(path) if (path / dataset.MANIFEST).is_file() else None
     reading = _stored(grown) if grown is not None else _read(context)
-    existing = dataset.assignment(grown) if grown is not None else None
     task = _task(context, reading)
-    found: dict[str, list[Finding]] = {}
-    for use in section.checks:
-        # what a check may need of the split is made anew each time, as each check may set rows aside
-        split = divide(reading.accepted, existing=existing, **_shares(context)) if use.name == "leakage" else None
-        found[use.name] = shelf.call("checks", use.name, "check", use.options)(reading.accepted, split.assignment if split else None)
-        reading = reading.set_aside(found[use.name])
-    split = divide(reading.accepted, existing=existing, **_shares(context))
-    reading = reading.set_aside(split.findings)
-    version = grown.manifest.version if grown is not None else 1
-    sealed = gold.build([row for row in reading.accepted if split.assignment[row.id] == "gold"], task, version=version)
+    places = Places(
+        section.split,
+        existing=dataset.assignment(grown) if grown is not None else None,
+        gold_ids=_gold_ids(context, reading.accepted),
+        times=_times(section.split.time_by, reading.accepted),
+    )
+    examined = examine(reading, task, section.checks, places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}"))
+    reading, split = examined.reading, examined.split
+    version = grown.manifest.version if grown is not None else _own_version(context)
+    kept = reading.accepted.where(split.assignment[key.id] == "gold" for key in reading.accepted.keys)
+    hidden = {row_id for row_id in kept.ids if gold.is_blind(row_id, section.split.blind)}
+    sealed = gold.build(kept.without(hidden), task, version=version)
+    blind = gold.build(kept.where(key.id in hidden for key in kept.keys), task, version=version) if section.split.blind else None
     parents = grown.manifest.parents if grown is not None else ()
-    made = dataset.write(folder, reading.accepted, reading.rejected, split.assignment, sealed, task, findings=found, version=version, parents=parents)
+    made = dataset.write(
+        folder, reading.accepted, reading.rejected, split.assignment, sealed, task, blind=blind, found=examined.found, version=version, parents=parents
+    )
     context.event(EventType.DATASET_WRITTEN, dict(made.manifest.counts))
     context.event(EventType.GOLD_SEALED, {"sha256": sealed.sha256, "rows": len(sealed.samples), "version": sealed.version})
-    counts = made.manifest.counts
-    codes = Counter(row.code.value for row in reading.rejected)
-    said = ", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "none"
-    context.progress.say(f"  {counts['n_in']} rows read, {counts['n_accepted']} accepted, {counts['n_rejected']} set aside ({said})")
-    context.progress.say("  " + ", ".join(f"{name} {counts[name]}" for name in ("train", "validation", "gold", "unused")))
-    drop = minimum_detectable_drop(counts["gold"])
-    seen = f"a drop of {drop:.1%}" if drop is not None else "no drop at all"
-    context.progress.say(f"  what {counts['gold']} gold rows can see, 8 times of 10: {seen} (a paired test at 5 %, 3 % of rows flipping by chance)")
+    _say(context, made.manifest.counts, examined)
+
+
+def _content(recipe: Recipe, key: str, given: Path) -> str:
+    """The hash of what a path holds. A data set is known by its manifest, a folder of files by all of them."""
+    path = recipe.resolve(given)
+    if (path / dataset.MANIFEST).is_file():
+        return file_hash(path / dataset.MANIFEST)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        fix = "give the path of the rows, relative to the recipe"
+        raise InputError(Problem(f"{key}: {given}", "there is no such file or data set", fix))
+    return canonical_json([file_hash(file) for file in files])
 
 
 def _read(context: Context) -> Reading:
-    """The rows of the file. Too many malformed ones stop the run; they are kept in the workspace all the same."""
+    """The rows of the files. Too many malformed ones stop the run; they are kept in the workspace all the same."""
     section = context.recipe.data
-    shape = {"classification": "label", "chat": None}[section.task]
+    task = section.task or ("classification" if section.labels is not None else None)
+    shape = row_shape(task) if task is not None else None
+    paths = [context.recipe.resolve(path) for path in (section.path, section.gold) if path is not None]
     try:
-        return read_rows(context.recipe.resolve(section.path), shape=shape, labels=section.labels, group_by=section.split.group_by)
+        return read_rows(*paths, shape=shape, labels=section.labels, group_by=section.split.group_by, mixed=section.mixed)
     except TooManyMalformed as refused:
         path = context.work / "rejected.jsonl"
-        write_atomic(path, b"".join((canonical_json(row.model_dump(mode="json")) + "\n").encode() for row in refused.reading.rejected))
+        write_atomic(path, ((canonical_json(row.model_dump(mode="json")) + "\n").encode() for row in refused.reading.rejected))
         raise InputError(
             *refused.problems, Problem(str(path), "holds every refused row with its reason", "mend them, and give the same command again")
         ) from None
@@ -87,16 +95,64 @@ def _read(context: Context) -> Reading:
 
 def _stored(grown: dataset.Dataset) -> Reading:
     """The rows of an earlier version that feedback has grown: their splits stay as they are stored."""
-    rows, rejected = tuple(dataset.every_row(grown)), tuple(dataset.rejected_rows(grown))
-    raw = {row.id: canonical_json(row.model_dump(mode="json")) for row in rows}
-    return Reading(str(grown.folder), len(rows) + len(rejected), rows, rejected, raw, grown.task.labels)
+    return stored(dataset.every_row(grown), tuple(dataset.rejected_rows(grown)), str(grown.folder), grown.task.labels)
 
 
 def _task(context: Context, reading: Reading) -> Task:
+    """The task as the recipe says, else as the rows say; a scorer that means nothing for it is refused here, before anything is computed."""
     section = context.recipe.data
-    return classification(reading.labels, section.instruction) if section.task == "classification" else chat(section.instruction)
+    shape = section.task
+    if shape is None:
+        with_tools = any(getattr(row, "tools", ()) for row in reading.accepted) if {key.shape for key in reading.accepted.keys} == {"chat"} else False
+        shape = infer((key.shape for key in reading.accepted.keys), tools=with_tools)
+    for scorer in context.recipe.evaluate.scorers:
+        require_scorer(shape, scorer.name)
+    return make(shape, reading.labels, section.instruction)
 
 
-def _shares(context: Context) -> dict[str, Any]:
-    split = context.recipe.data.split
-    return {"validation": split.validation, "gold": split.gold, "gold_max": split.gold_max, "seed": split.seed}
+def _gold_ids(context: Context, rows: Table) -> frozenset[str]:
+    """The rows that come as gold, from a file of their own."""
+    given = context.recipe.data.gold
+    if given is None:
+        return frozenset()
+    if given.name == context.recipe.data.path.name:
+        raise InputError(Problem(f"data.gold: {given}", "has the name of the file of rows, so their rows cannot be told apart", "rename one of them"))
+    return frozenset(row.id for row in rows if row.origin.file == given.name)
+
+
+def _own_version(context: Context) -> int:
+    """The version of a gold file that is locked; a draft is version 1, and so is a gold set drawn from the rows. Raises InputError when it was edited."""
+    given = context.recipe.data.gold
+    lock = read_lock(context.recipe.resolve(given)) if given is not None else None
+    if given is not None and lock is None:
+        context.progress.say(f"  {given} is a draft: planish gold lock {given} --why '...' makes every later change a version")
+    return lock.version if lock is not None else 1
+
+
+def _times(column: str | None, rows: Table) -> Mapping[str, str | float] | None:
+    """When each row was made, for a split by time; rows without it are refused where they are divided."""
+    if column is None:
+        return None
+    return {row.id: row.extra[column] for row in rows if isinstance(row.extra.get(column), str | int | float)}
+
+
+def _chat(recipe: Recipe) -> Any:
+    """Tokenizer and template of the model, for the checks that look at tokens."""
+    from planish.model import bundled
+    from planish.model.chat import Chat
+
+    return Chat.load(bundled.locate(recipe.model, recipe.source.parent if recipe.source else None))
+
+
+def _say(context: Context, counts: Mapping[str, int], examined: Examined) -> None:
+    """What was read, what was set aside and why, what each check points out, and how much the gold set can see."""
+    codes = Counter(row.code.value for row in examined.reading.rejected)
+    said = ", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "none"
+    context.progress.say(f"  {counts['n_in']} rows read, {counts['n_accepted']} accepted, {counts['n_rejected']} set aside ({said})")
+    warned = Counter(f"{finding.code.value}" for result in examined.found.values() for finding in result.findings if finding.severity == "warn")
+    if warned:
+        context.progress.say("  to look at: " + ", ".join(f"{count} {code}" for code, count in sorted(warned.items())))
+    context.progress.say("  " + ", ".join(f"{name} {counts[name]}" for name in ("train", "validation", "gold", "unused")))
+    drop = minimum_detectable_drop(counts["gold"])
+    seen = f"a drop of {drop:.1%}" if drop is not None else "no drop at all"
+    context.progress.say(f"  what {counts['gold']} gold rows can see, 8 times of 10: {seen} (a paired test at 5 %, 3 % of rows flipping by chance)")

@@ -1,161 +1,197 @@
-"""Training: rows and a recipe in, an adapter or weights out. It is handed training and validation rows; the gold set is not within its reach."""
+"""Training: rows and a recipe in, an adapter or weights out. It is handed training and validation rows; the gold set is not within its reach.
+
+Every entry of the train list starts from what the one before made: its adapter where both entries have the same one, else the model with the adapter merged into it.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
+from types import TracebackType
+from typing import Any, Literal
 
 from planish import shelf
-from planish.data import dataset
-from planish.data.task import Task
-from planish.errors import InputError, Problem, RunFailed
+from planish.errors import InputError, Problem
 from planish.events import EventType
-from planish.model import bundled, loop
+from planish.lazy import require
+from planish.model import bundled, trained
 from planish.model import precision as number_format
-from planish.model.chat import Chat, Refused
-from planish.model.checkpoint import Position, trainable
-from planish.model.example import Example
-from planish.model.load import load
-from planish.model.trained import changed, save
+from planish.model.chat import Chat
+from planish.model.curve import Batches, Step, note
+from planish.model.lr_range import RangeTest, lr_range_test
+from planish.model.ranks import Ranks, refusals
+from planish.progress import Advance, Progress
 from planish.recipe import Recipe, TrainSection
-from planish.rows import ChatRow, Message, Row
-from planish.stages._context import Context, Inputs, write_json
+from planish.stages._context import Context, Inputs, read_json, write_json
+from planish.stages._ranked import launch
+from planish.stages._tuning import Job, make_ready, tune
 from planish.store import Store
+from planish.store.objects import write_folder
 
 NEEDS = ("prepare",)
-T = TypeVar("T")
-VALIDATION_ROWS = 128
-"""Validation during training is a sample of this size: it steers, it proves nothing."""
 
 
 def options(recipe: Recipe) -> dict[str, Any]:
-    """The train list and the base model by its weights."""
-    folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    return {"train": [entry.model_dump() for entry in recipe.train], "model": bundled.identity(folder)}
+    """The train list and the base model by its weights. How many ranks share the work is no part of what is made."""
+    return {"train": [entry.model_dump(exclude={"launch"}) for entry in recipe.train], "model": bundled.identity(_base(recipe))}
 
 
 def preflight(recipe: Recipe, store: Store) -> None:
-    """What the recipe may say and this version cannot do yet is refused before anything runs."""
-    if len(recipe.train) > 1:
-        raise InputError(Problem("train", f"{len(recipe.train)} entries: several training stages in one recipe are not built yet", "keep one entry"))
+    """What the recipe may say and this machine cannot do is refused before anything runs."""
+    problems: list[Problem] = []
+    for index, section in enumerate(recipe.train):
+        where = f"train[{index}]"
+        found = refusals(Ranks(0, section.launch.ranks, section.launch.shard), **section.model_dump(include={"batch_size", "optimizer", "precision"}))
+        try:
+            number_format.for_training(section.precision, _device())
+        except InputError as refused:
+            found += refused.problems
+        problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
+    if problems:
+        raise InputError(*problems)
+    if any(section.optimizer == "adamw_8bit" for section in recipe.train):
+        require("bitsandbytes", extra="4bit")
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """`adapter/` in PEFT's layout (or `model/` with all weights), `metrics.jsonl` and `report.json`. Goes on from the newest checkpoint of this very run."""
+    """`adapter/` in PEFT's layout or `model/` with all weights, `metrics.jsonl` and `report.json` of the last entry, and of several entries each one's under `entries/N`.
+
+    Goes on from the newest checkpoint of this very run; an entry that is done is not done again.
+    """
     recipe = context.recipe
-    data = dataset.read(inputs["prepare"])
-    base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    _tune(context, recipe.train[0], list(data.rows("train")), list(data.rows("validation")), data.task, base, folder, inputs["prepare"].name)
-
-
-def _tune(
-    context: Context, section: TrainSection, rows: Sequence[Row], validation: Sequence[Row], task: Task, base: Path, folder: Path, dataset_hash: str
-) -> None:
-    chat = Chat.load(base)
-    examples, refused = _encode(section, rows, task, chat)
-    checks, _ = _encode(section, _drawn(validation, VALIDATION_ROWS, section.seed), task, chat)
-    if section.max_rows is not None:
-        examples = _drawn(examples, section.max_rows, section.seed)
-    if len(examples) < section.batch_size:
-        why = f"{len(examples)} training rows are fewer than one batch of {section.batch_size} ({len(refused)} were refused)"
-        raise InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
-    precision = number_format.choose(section.precision)
-    torch.manual_seed(section.seed)
-    adapter = shelf.find("adapters", section.adapter.name).load()
-    model = shelf.call("adapters", section.adapter.name, "attach", section.adapter.options)(load(base, precision, trained=section.adapter.name == "full"))
-    start = {name: parameter.detach().clone() for name, parameter in trainable(model).items()}
-    plan = _plan(section, len(examples), section.learning_rate or adapter.LEARNING_RATE, precision)
-    total, own = sum(p.numel() for p in model.parameters()), sum(p.numel() for p in trainable(model).values())
-    context.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "trainable": own, "parameters": total, "refused": len(refused)})
-    context.progress.say(f"  {plan.steps} steps over {plan.rows} rows, {own:,} of {total:,} parameters trained ({own / total:.2%}), {precision}")
-    meaning = {"base": bundled.identity(base), "data": dataset_hash, "section": section.model_dump(mode="json")}
-    with context.progress.bar("training", plan.steps) as advance:
-
-        def started(position: Position) -> None:
-            if position.step:
-                context.event(EventType.TRAIN_RESUMED, {"step": position.step})
-                context.progress.say(f"  going on after step {position.step}")
-                advance(position.step)
-
-        loss = shelf.call("objectives", section.objective.name, "loss", section.objective.options)
-        position = loop.train(
-            model,
-            examples,
-            loss,
-            plan,
-            context.work,
-            meaning=meaning,
-            validation=checks,
-            on_start=started,
-            on_step=lambda _: advance(1),
-            on_checkpoint=lambda path, at: context.event(EventType.TRAIN_CHECKPOINT, {"step": at.step, "folder": path.name}),
-        )
-    moved = changed(model, start)
-    if moved == 0:
-        raise RunFailed(
-            Problem("train", "no trained weight changed: the adapter does nothing", "raise learning_rate or steps, and look at the gradient norms"),
-            reason_code="adapter_did_nothing",
-        )
-    save(model, chat, folder, base)
-    (folder / "metrics.jsonl").write_bytes((context.work / "metrics.jsonl").read_bytes())
-    write_json(
-        folder / "report.json",
-        {
-            "plan": asdict(plan),
-            "objective": section.objective.model_dump(),
-            "adapter": section.adapter.model_dump(),
-            "base": bundled.identity(base),
-            "template": chat.template_hash,
-            "trainable": own,
-            "parameters": total,
-            "tokens_computed": position.tokens,
-            "tokens_in": sum(example.tokens for example in examples),
-            "best_validation": position.best,
-            "best_step": position.best_step,
-            "weight_change": moved,
-            "rows": len(examples),
-            "refused": refused,
-        },
-    )
-
-
-def _plan(section: TrainSection, rows: int, rate: float, precision: Literal["fp32", "bf16"]) -> loop.Plan:
-    """The plan of this section over `rows` rows."""
-    given = section.model_dump(include={"batch_size", "epochs", "max_steps", "warmup", "validations", "checkpoints", "micro_tokens", "schedule"})
-    more = section.model_dump(include={"weight_decay", "clip", "seed"})
-    return loop.make_plan(rows, **given, **more, learning_rate=rate, precision=precision)
-
-
-def _drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
-    """At most `count` of the items, drawn over all of them: the first rows of a file are often of one kind."""
-    return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
-
-
-def as_chat(row: Row, task: Task) -> ChatRow:
-    """A row as the conversation it is trained as: the very prompt that evaluation and serving send, and the right answer."""
-    asked = task.asked(row)
-    return ChatRow(id=row.id, origin=row.origin, messages=(*asked.messages, Message(role="assistant", content=asked.target)))
-
-
-def _encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -> tuple[list[Example], list[dict[str, str]]]:
-    """Rows as the objective's examples; those it refuses are kept with their reason, never dropped in silence."""
-    encode = shelf.call("objectives", section.objective.name, "encode", section.objective.options)
-    examples: list[Example] = []
-    refused: list[dict[str, str]] = []
-    for row in rows:
-        try:
-            example: Example = encode(as_chat(row, task), chat)
-        except Refused as why:
-            refused.append({"row": row.id, "code": why.code, "why": why.why})
-            continue
-        longest = max(len(sequence.ids) for sequence in example.sequences)
-        if section.max_length is not None and longest > section.max_length:
-            refused.append({"row": row.id, "code": "too_long", "why": f"{longest} tokens, max_length is {section.max_length}; an answer is never cut"})
+    original = base = _base(recipe)
+    start: Path | None = None
+    last = len(recipe.train) - 1
+    for index, section in enumerate(recipe.train):
+        work = context.work if last == 0 else context.work / f"entry-{index}"
+        made = work / "result"
+        if index < last and made.is_dir():
+            context.progress.say(f"  entry {index + 1} of {last + 1}: done before")
         else:
-            examples.append(example)
-    return examples, refused
+            label = "training" if last == 0 else f"training {index + 1} of {last + 1}"
+
+            def fill(out: Path, section: TrainSection = section, base: Path = base, start: Path | None = start, work: Path = work, label: str = label) -> None:
+                job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out))
+                _entry(context, section, job, label)
+
+            if index == last:
+                fill(folder)
+            else:
+                write_folder(made, fill)
+        if index < last:
+            _keep_figures(made, folder / "entries" / str(index))
+            base, start = _origin(section, recipe.train[index + 1], base, made)
+    if last > 0:
+        _keep_figures(folder, folder / "entries" / str(last))
+    if base != original and (folder / "adapter").is_dir():
+        _merge_in(base, folder)
+
+
+def _entry(context: Context, section: TrainSection, job: Job, label: str) -> None:
+    with Live(context, label) as live:
+        if section.launch.ranks > 1:
+            launch(job, section.launch, live)
+        else:
+            tune(job, live)
+
+
+class Live:
+    """Events to the store, the curve among them at a bounded rate; a bar with loss, rate, speed and time left."""
+
+    def __init__(self, context: Context, label: str) -> None:
+        self._context, self._label = context, label
+        self._stack = ExitStack()
+        self._advance: Advance | None = None
+        self._done = 0
+        self._batches = Batches(lambda body: context.event(EventType.TRAIN_CURVE, body))
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._batches.close()
+        self._stack.close()
+
+    def event(self, type: EventType, body: dict[str, Any], severity: Literal["info", "warning"] = "info") -> None:
+        """Something to record."""
+        self._context.event(type, body, severity=severity)
+
+    def say(self, text: str) -> None:
+        """Something to show."""
+        self._context.progress.say(text)
+
+    def begin(self, done: int, total: int) -> None:
+        """The run is `done` of `total` steps in; a run that begins again after a lost rank keeps its bar."""
+        if self._advance is None:
+            self._advance = self._stack.enter_context(self._context.progress.bar(self._label, total))
+        self._advance(done - self._done)
+        self._done = done
+
+    def step(self, line: Step) -> None:
+        """One more step is done."""
+        self._batches.add(line)
+        self._done += 1
+        if self._advance is not None:
+            self._advance(1, note(line))
+
+
+def find_learning_rate(
+    recipe: Recipe, prepared: Path, progress: Progress, *, entry: int = 0, record: Callable[[float, float], None] = lambda *_: None, **sweep: Any
+) -> RangeTest:
+    """The learning-rate range test of an entry over the rows in `prepared`, on a model of its own: nothing of the run is read or written (MISSION T4).
+
+    `sweep` are low, high and count of planish.model.lr_range. An entry after the first is tested on the base model, as what it starts from is made by the run.
+    """
+    section = recipe.train[entry]
+    ready = make_ready(Job(section.model_dump(mode="json"), str(_base(recipe)), None, str(prepared), "", ""))
+    with progress.bar("learning-rate test", int(sweep.get("count", 100))) as advance:
+
+        def on_step(rate: float, loss: float) -> None:
+            advance(1, f"loss {loss:.3f} lr {rate:.1e}")
+            record(rate, loss)
+
+        return lr_range_test(ready.model, ready.examples, ready.loss, ready.plan, device=ready.device, on_step=on_step, **sweep)
+
+
+def _origin(section: TrainSection, following: TrainSection, base: Path, made: Path) -> tuple[Path, Path | None]:
+    """What the following entry starts from: a base model, and an adapter to go on with where it is the same one."""
+    mine, next_one = (shelf.find("adapters", one.adapter.name).options(one.adapter.options) | {"": one.adapter.name} for one in (section, following))
+    if (made / "model").is_dir():
+        return made / "model", None
+    if mine == next_one:
+        return base, made / "adapter"
+    whole = made.parent / "merged"
+    if not whole.is_dir():
+        write_folder(whole, lambda partial: _write_merged(base, made, partial))
+    return whole, None
+
+
+def _merge_in(base: Path, folder: Path) -> None:
+    """An adapter of a merged model is of no use without it: the whole weights are left instead."""
+    write_folder(folder / "model", lambda partial: _write_merged(base, folder, partial))
+    for path in (folder / "adapter").iterdir():
+        path.unlink()
+    (folder / "adapter").rmdir()
+
+
+def _write_merged(base: Path, made: Path, out: Path) -> None:
+    model: Any = trained.merged(base, made)
+    model.save_pretrained(out, safe_serialization=True)
+    Chat.load(base).save(out)
+
+
+def _keep_figures(made: Path, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "metrics.jsonl").write_bytes((made / "metrics.jsonl").read_bytes())
+    write_json(place / "report.json", read_json(made / "report.json"))
+
+
+def _base(recipe: Recipe) -> Path:
+    return bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Put `data` at `path` whole or not at all: written beside it, fsynced, renamed, and the folder fsynced. Raises RunFailed on a full disk."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Put `data` (or its pieces, as they come) at `path` whole or not at all: written beside it, fsynced, renamed, and the folder fsynced.
+
+    Raises RunFailed on a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with aside.open("wb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())
         aside.replace(path)

@@ -1,0 +1,156 @@
+"""Files of rows: JSONL, a JSON array, CSV, TSV (each also gzipped), Parquet, a folder of these, a hub data set; every record with its line, raw text and hash.
+
+The container is known by the name. A record that cannot be read is given with its fault, never dropped (MISSION D1, R-2).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from planish.data import arrow, json_array, tables
+from planish.data.fault import Fault
+from planish.data.json_text import decode
+from planish.errors import InputError, Problem, did_you_mean
+from planish.rows import RejectCode
+
+HUB = "hub:"
+"""A path that begins so names a data set on the hub: `hub:owner/name` or `hub:owner/name:split`."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Record(NamedTuple):
+    """One record: the 1-based line it begins on, its raw text (undecodable bytes as \\xNN), the sha256 of its raw bytes, what it holds, and its file's name.
+
+    In a Parquet file or a hub data set, where there are no lines, the line is the number of the row and the raw text its JSON.
+    """
+
+    line: int
+    raw: str
+    sha256: str
+    value: dict[str, Any] | Fault
+    file: str = ""
+
+
+def read_records(path: Path | str) -> Iterator[Record]:
+    """Every record of a file, of the files of a folder by name, or of a hub data set, in order, streamed; blank lines are no records.
+
+    Raises InputError when a file is missing, empty, of an unknown kind, or cannot be read to its end; MissingExtra where a package for it is not installed.
+    """
+    if str(path).startswith(HUB):
+        name = str(path)
+        yield from _some(name, (Record(*_text(line, data), value, name) for line, data, value in arrow.hub(name.removeprefix(HUB))))
+        return
+    path = Path(path)
+    if not path.exists():
+        raise InputError(Problem(str(path), "there is no such file", "check the path; in a recipe it is relative to the recipe's folder"))
+    if not path.is_dir():
+        yield from _file(path, path.name)
+        return
+    for file in _folder(path):
+        yield from _file(file, file.relative_to(path).as_posix())
+
+
+def _folder(folder: Path) -> list[Path]:
+    """The data files of a folder, by name; hidden ones and other kinds are no data."""
+    if (folder / "manifest.json").exists() and (folder / "gold.json").exists():
+        raise InputError(Problem(str(folder), "is a planish data set: its gold rows must not be trained on", "give the file it was made from"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path) in KINDS)
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise InputError(Problem(str(folder), "holds no data file", _kinds()))
+    return files
+
+
+def _file(path: Path, name: str) -> Iterator[Record]:
+    suffix = _suffix(path)
+    if suffix not in KINDS:
+        fix = did_you_mean(suffix, KINDS) if suffix else _kinds()
+        raise InputError(Problem(str(path), f'files of the kind "{suffix or path.name}" are not read', fix))
+    try:
+        if suffix == PARQUET:
+            yield from _some(str(path), (Record(*_text(line, data), value, name) for line, data, value in arrow.parquet(path)))
+        else:
+            with _open(path) as stream:
+                yield from _some(str(path), READERS[suffix](stream, path, name))
+    except (OSError, EOFError, zlib.error) as unreadable:
+        raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "check the file and who may read it")) from unreadable
+
+
+def _some(where: str, records: Iterator[Record]) -> Iterator[Record]:
+    count = 0
+    for record in records:
+        count = 1
+        yield record
+    if not count:
+        raise InputError(Problem(where, "holds no row", "give a file with at least one row"))
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return "." + name.rpartition(".")[2] if "." in name else ""
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _text(line: int, data: bytes) -> tuple[int, str, str]:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "backslashreplace")
+    return line, text, hashlib.sha256(data).hexdigest()
+
+
+def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Record]:
+    for number, line in enumerate(stream, start=1):
+        data = line.rstrip(b"\r\n")
+        if number == 1:
+            data = data.removeprefix(_BOM)
+        if data and not data.isspace():
+            yield Record(*_text(number, data), decode(data), name)
+
+
+def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Record]:
+    """A JSON array, or JSON lines under the name .json."""
+    begin = stream.peek(4096).removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
+    if begin.startswith((b"{\n", b"{\r\n")):
+        fix = "give the array of rows that is in it as the file, or write one object per line"
+        raise InputError(Problem(str(path), "is one JSON object over several lines, not an array of rows", fix))
+    if not begin.startswith(b"["):
+        yield from _jsonl(stream, path, name)
+        return
+    for line, data in json_array.elements(stream, path):
+        yield Record(*_text(line, data), decode(data), name)
+
+
+def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Iterator[Record]:
+    for line, data, value in tables.records(stream, path, delimiter):
+        number, text, digest = _text(line, data)
+        try:
+            data.decode()
+        except UnicodeDecodeError as bad:
+            value = Fault(RejectCode.BAD_ENCODING, f"byte {bad.start + 1} of the record is not UTF-8", "save the file as UTF-8")
+        yield Record(number, text, digest, value, name)
+
+
+PARQUET = ".parquet"
+READERS: dict[str, Callable[[IO[bytes], Path, str], Iterator[Record]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": partial(_table, delimiter=","),
+    ".tsv": partial(_table, delimiter="\t"),
+}
+KINDS = (*READERS, PARQUET)
+
+
+def _kinds() -> str:
+    return "known: " + ", ".join(READERS) + ", each also with .gz, and " + PARQUET

@@ -1,0 +1,117 @@
+"""Rows that are held out of training, and what of other rows repeats them: the methods of MISSION D9."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from planish.data.normalise import normalised
+from planish.data.overlap import HELD, NGrams
+from planish.data.shingles import Shingles, units, word_units
+from planish.data.similar import confirmed, prefix_pairs, reachable
+from planish.data.table import Keys
+from planish.data.texts import body_text, prompt_text
+from planish.rows import Row
+
+WORDS = 5
+"""A question of fewer words is recognised only exactly, with everything around it: "summarise this" is asked of many texts."""
+
+MAX_PAIRS = 30_000_000
+"""Pairs looked at for nearness before the rest is left, and counted as left."""
+
+
+class Trace(NamedTuple):
+    """What is compared of a row: digest and shingle units of its prompt (empty below 5 words), the words of the prompt, the words of everything."""
+
+    prompt: bytes
+    shingles: bytes
+    asked: bytes
+    body: bytes
+
+
+class Leak(NamedTuple):
+    """Row `row` of those searched repeats held-out row `held`."""
+
+    row: int
+    held: int
+    method: str
+    score: float
+
+
+def trace(row: Row) -> Trace:
+    """The trace of a row."""
+    prompt = prompt_text(row)
+    asked = word_units(prompt)
+    if len(asked) < 4 * WORDS:
+        return Trace(b"", b"", asked, word_units(body_text(row)))
+    digest = hashlib.sha256(normalised(prompt).encode("utf-8", "surrogatepass")).digest()[:16]
+    return Trace(digest, units(prompt), asked, word_units(body_text(row)))
+
+
+class HeldOut:
+    """Held-out rows: how each is named, what kind it is (gold, validation, benchmark), and its trace. Add all rows, then search."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.kinds: list[str] = []
+        self._exact: dict[bytes, int] = {}
+        self._shingles: list[bytes] = []
+        self._asked: list[bytes] = []
+
+    def add(self, kind: str, rows: Iterable[tuple[str, Keys, Trace]]) -> None:
+        """Take rows with their names; the first of several equal ones stands for them."""
+        for name, keys, traced in rows:
+            for digest in {keys.question, traced.prompt} - {b""}:
+                self._exact.setdefault(digest, len(self.names))
+            self.names.append(name)
+            self.kinds.append(kind)
+            self._shingles.append(traced.shingles)
+            self._asked.append(traced.asked)
+
+    @cached_property
+    def ngrams(self) -> tuple[NGrams, NGrams]:
+        """13-grams of the long questions, 5-grams of the short ones."""
+        return NGrams.long_and_short(self._asked)
+
+    def copied(self, keys: Sequence[Keys], traces: Sequence[Trace]) -> Iterator[Leak]:
+        """Exact repeats (score 1) and shared n-grams (score: the share of the held-out question's n-grams)."""
+        for row, (key, traced) in enumerate(zip(keys, traces, strict=True)):
+            held = self._exact.get(key.question, self._exact.get(traced.prompt))
+            if held is not None:
+                yield Leak(row, held, "exact", 1.0)
+        for grams, least in zip(self.ngrams, (0.0, HELD), strict=True):
+            for match in grams.matches((traced.body for traced in traces), least):
+                yield Leak(match.row, match.held, f"{match.n}-gram", match.score)
+
+    def nearly(self, prompts: Shingles, threshold: float) -> tuple[list[Leak], int]:
+        """For each row whose prompt reaches a Jaccard of `threshold` with a held-out one, the nearest; and how many pairs were not compared."""
+        own = Shingles.of(self._shingles)
+        sets = Shingles.joined([own, prompts])
+        theirs, ours = np.flatnonzero(own.sizes), len(own) + np.flatnonzero(prompts.sizes)
+        pairs, waiting, looked, left_out = [], [], 0, 0
+        for searched, held in prefix_pairs(sets, ours, threshold, against=theirs):
+            if looked > MAX_PAIRS:
+                left_out += len(held)
+                continue
+            looked += len(held)
+            fits = reachable(sets, (searched, held), threshold)
+            waiting.append((held[fits], searched[fits]))
+            if sum(len(part[0]) for part in waiting) > 300_000:
+                pairs.append(confirmed(sets, *_joined(waiting), threshold))
+                waiting = []
+        if waiting:
+            pairs.append(confirmed(sets, *_joined(waiting), threshold))
+        nearest: dict[int, Leak] = {}
+        for held, searched, exact in pairs:
+            for index, row, score in zip(held.tolist(), (searched - len(own)).tolist(), exact.tolist(), strict=True):
+                if row not in nearest or score > nearest[row].score:
+                    nearest[row] = Leak(row, index, "near", score)
+        return [nearest[row] for row in sorted(nearest)], left_out
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

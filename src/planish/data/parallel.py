@@ -1,0 +1,53 @@
+"""One function over many items on every core, in order, with a bounded number in flight: memory stays flat however long the input is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CHUNK = 2048
+"""Items handed to a process at one time: enough that handing over costs little, few enough that progress is seen."""
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_chunks(function: Callable[[list[T]], R], items: Iterable[T], *, chunk: int = CHUNK) -> Iterator[R]:
+    """`function` of each run of `chunk` items, in order. Long input goes to forked processes where a fork is safe; all else is worked on here.
+
+    `function` and what it takes and gives must be picklable. An exception in a process is raised here.
+    """
+    source = iter(items)
+    chunks = iter(lambda: list(islice(source, chunk)), [])
+    ahead = list(islice(chunks, 2))
+    if len(ahead) < 2 or cores() < 2 or not may_fork():
+        yield from map(function, chain(ahead, chunks))
+        return
+    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork")) as pool:
+        waiting: deque[Future[R]] = deque(pool.submit(function, part) for part in ahead)
+        for part in chunks:
+            if len(waiting) > cores():
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(function, part))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def may_fork() -> bool:
+    """Whether this process may be copied: not while another thread of it runs, as a lock that one holds would stay held in the copy.
+
+    What is mapped here computes with no library that keeps threads of its own (torch), so those of the parent are no hindrance.
+    """
+    return sys.platform == "linux" and threading.active_count() == 1

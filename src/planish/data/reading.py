@@ -1,0 +1,206 @@
+"""Files in, rows out: every record is accepted, or rejected with a stable reason and kept aside (MISSION D2).
+
+`n_in = n_accepted + n_rejected`, always. Accepted rows go to disk as they are read; only their keys stay in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from planish.data.contract import Refused, row_from
+from planish.data.finding import Finding
+from planish.data.formats import Fault, Record, read_records
+from planish.data.parallel import map_chunks
+from planish.data.spool import Spool
+from planish.data.table import ROW, Keys, Table, keys_of, line_of
+from planish.errors import InputError, Problem
+from planish.rows import MALFORMED, NoteCode, Origin, RejectedRow, Row
+
+MALFORMED_SHARE = 0.05
+"""More malformed lines than this share stop the stage: the file is not what its reader takes it for."""
+
+SHOWN = 20
+"""How many bad lines an error lists."""
+
+
+@dataclass(frozen=True)
+class RawText:
+    """The raw text of every accepted row by id, on disk: a row that is set aside later keeps it."""
+
+    spool: Spool
+    at: Mapping[str, int]
+
+    def of(self, row_id: str) -> str:
+        """The text as it stood in the file."""
+        return str(json.loads(self.spool.line(self.at[row_id])))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What files held. `labels` are those declared, else those found, sorted."""
+
+    file: str
+    n_in: int
+    accepted: Table
+    rejected: tuple[RejectedRow, ...]
+    raw: RawText
+    labels: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """n_in, n_accepted, n_rejected, and one count per reject code that occurred."""
+        codes = Counter(row.code.value for row in self.rejected)
+        return {"n_in": self.n_in, "n_accepted": len(self.accepted), "n_rejected": len(self.rejected), **dict(sorted(codes.items()))}
+
+    def set_aside(self, findings: Iterable[Finding]) -> Reading:
+        """The reading with the rows of `reject` findings moved to the rejected; of several findings on one row the first counts."""
+        first: dict[str, Finding] = {}
+        for finding in findings:
+            if finding.severity == "reject" and finding.row_id is not None:
+                first.setdefault(finding.row_id, finding)
+        if not first:
+            return self
+        moved = self.accepted.where(key.id in first for key in self.accepted.keys)
+        rejected = tuple(_set_aside(row, first[row.id], self.raw.of(row.id)) for row in moved)
+        return replace(self, accepted=self.accepted.without(first), rejected=self.rejected + rejected)
+
+
+class TooManyMalformed(InputError):
+    """More than 5 % of the lines are malformed. `reading` has every row, so that the stage can keep `rejected.jsonl`."""
+
+    def __init__(self, reading: Reading, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.reading = reading
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What rows must be: their shape (None: by their keys), the declared labels, the column that no split may cut."""
+
+    shape: str | None = None
+    labels: tuple[str, ...] | None = None
+    group_by: str | None = None
+
+
+def read_rows(
+    *paths: Path, shape: str | None = None, labels: Sequence[str] | None = None, group_by: str | None = None, mixed: bool = False, strict: bool = True
+) -> Reading:
+    """Read files and hold every row to the contract.
+
+    `shape` is the shape that rows must have (None: by their keys); `labels` the declared set; `group_by` the column that no split may cut.
+    Raises InputError when a file cannot be read, when its rows have several shapes and `mixed` is false, and, where `strict`, TooManyMalformed above 5 %
+    malformed lines.
+    """
+    wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by)
+    accepted = _Accepted()
+    rejected: list[RejectedRow] = []
+    for path in paths:
+        for part in map_chunks(partial(_take, wanted, path.name), read_records(path)):
+            for taken in part:
+                if isinstance(taken, RejectedRow):
+                    rejected.append(taken)
+                else:
+                    accepted.add(taken)
+    found = {key.label for key in accepted.keys if key.label is not None}
+    reading = accepted.reading(", ".join(map(str, paths)), rejected, wanted.labels if wanted.labels is not None else sorted(found))
+    _refuse_file(reading, mixed, strict)
+    return reading
+
+
+def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labels: Sequence[str]) -> Reading:
+    """Rows of an earlier version of a data set, read again; what they hold now is their raw text."""
+    accepted = _Accepted()
+    for row in rows:
+        line = line_of(row)
+        accepted.add(_Taken(keys_of(row), line, json.dumps(line.decode().rstrip("\n")).encode()))
+    return accepted.reading(file, rejected, labels)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    keys: Keys
+    line: bytes
+    raw: bytes
+
+
+class _Accepted:
+    """The accepted rows on their way to disk."""
+
+    def __init__(self) -> None:
+        self.rows, self.raws = Spool(), Spool()
+        self.keys: list[Keys] = []
+        self._at: list[int] = []
+        self._raw_at: dict[str, int] = {}
+
+    def add(self, taken: _Taken) -> None:
+        """One more row; an id that another row has already becomes `…-2`, then `…-3`."""
+        if taken.keys.id in self._raw_at:
+            taken = self._renamed(taken)
+        self.keys.append(taken.keys)
+        self._at.append(self.rows.append(taken.line))
+        self._raw_at[taken.keys.id] = self.raws.append(taken.raw + b"\n")
+
+    def reading(self, file: str, rejected: Sequence[RejectedRow], labels: Sequence[str]) -> Reading:
+        """Everything that was read."""
+        table = Table(self.rows, np.array(self._at, np.int64), tuple(self.keys))
+        return Reading(file, len(self.keys) + len(rejected), table, tuple(rejected), RawText(self.raws, self._raw_at), tuple(labels))
+
+    def _renamed(self, taken: _Taken) -> _Taken:
+        number = 2
+        while (name := f"{taken.keys.id}-{number}") in self._raw_at:
+            number += 1
+        row = ROW.validate_json(taken.line).model_copy(update={"id": name})
+        return _Taken(taken.keys._replace(id=name), line_of(row), taken.raw)
+
+
+def _take(wanted: Wanted, file: str, records: list[Record]) -> list[_Taken | RejectedRow]:
+    """Each record as a row on its way to disk, or refused."""
+    return [_one(wanted, file, record) for record in records]
+
+
+def _one(wanted: Wanted, file: str, record: Record) -> _Taken | RejectedRow:
+    fault = record.value
+    row_id = None
+    if not isinstance(fault, Fault):
+        try:
+            origin = Origin(file=file, line=record.line, sha256=record.sha256)
+            row = row_from(fault, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+        except Refused as refused:
+            own = fault.get("id")
+            row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
+            fault = refused.fault
+        else:
+            return _Taken(keys_of(row), line_of(row), json.dumps(record.raw).encode())
+    return RejectedRow(file=file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw)
+
+
+def _set_aside(row: Row, finding: Finding, raw: str) -> RejectedRow:
+    """An accepted row that a check set aside."""
+    assert not isinstance(finding.code, NoteCode)
+    return RejectedRow(file=row.origin.file, line=row.origin.line, row_id=row.id, code=finding.code, why=finding.why, fix=finding.fix, raw=raw)
+
+
+def _refuse_file(reading: Reading, mixed: bool, strict: bool) -> None:
+    """Refuse the file as a whole: too many malformed lines, several shapes, or both at once."""
+    problems = []
+    shapes = Counter(key.shape for key in reading.accepted.keys)
+    if len(shapes) > 1 and not mixed:
+        counts = ", ".join(f"{shape} {count}" for shape, count in sorted(shapes.items()))
+        problems.append(Problem(reading.file, f"rows of several shapes: {counts}", "keep one shape per file, name the shape, or set mixed: true"))
+    malformed = [row for row in reading.rejected if row.code in MALFORMED]
+    if strict and len(malformed) > MALFORMED_SHARE * reading.n_in:
+        codes = ", ".join(f"{code.value} {count}" for code, count in sorted(Counter(row.code for row in malformed).items()))
+        share = len(malformed) / reading.n_in
+        why = f"{len(malformed)} of {reading.n_in} lines ({share:.1%}) are malformed, more than {MALFORMED_SHARE:.0%}: {codes}"
+        problems.insert(0, Problem(reading.file, why, "mend these lines, or check that the file is the one you meant"))
+        problems += [Problem(f"{reading.file}:{row.line}", f"{row.code.value}: {row.why}", row.fix) for row in malformed[:SHOWN]]
+        raise TooManyMalformed(reading, *problems)
+    if problems:
+        raise InputError(*problems)

@@ -1,0 +1,64 @@
+"""Comma- and tab-separated tables under a header. Quoting is strict, so that a stray quote cannot swallow the rows behind it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from planish.data.fault import Fault
+from planish.errors import InputError, Problem
+from planish.rows import RejectCode
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def records(stream: IO[bytes], path: Path, delimiter: str) -> Iterator[tuple[int, bytes, dict[str, Any] | Fault]]:
+    """The 1-based line on which each record begins, its bytes, and its cells by column. Raises InputError when the rest of the file cannot be told apart."""
+    held: list[bytes] = []
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(stream):
+            held.append(line.removeprefix(_BOM) if number == 0 else line)
+            yield held[-1].decode("utf-8", "replace")
+
+    table = csv.reader(lines(), delimiter=delimiter, strict=True)
+    header = _header(table, path)
+    held.clear()
+    while True:
+        begins = table.line_num + 1
+        value: dict[str, Any] | Fault | None
+        try:
+            cells = next(table)
+            value = _cells(header, cells) if cells else None
+        except StopIteration:
+            return
+        except csv.Error as broken:
+            if "unexpected end" in str(broken):
+                raise InputError(Problem(f"{path}:{begins}", "a quote opened here is never closed", "close it, or double quotes inside a cell")) from broken
+            value = Fault(RejectCode.BAD_JSON, f"is not CSV: {broken}", "double the quotes inside a quoted cell")
+        data = b"".join(held).rstrip(b"\r\n")
+        held.clear()
+        if value is not None:
+            yield begins, data, value
+
+
+def _header(table: Any, path: Path) -> list[str]:
+    try:
+        header: list[str] = next(table, [])
+    except csv.Error as broken:
+        raise InputError(Problem(f"{path}:1", f"is not CSV: {broken}", "mend the header")) from broken
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise InputError(Problem(f"{path}:1", f"the header names a column twice: {', '.join(twice)}", "give every column its own name"))
+    return header
+
+
+def _cells(header: list[str], cells: list[str]) -> dict[str, Any] | Fault:
+    if len(cells) > len(header):
+        return Fault(RejectCode.WRONG_TYPE, f"has {len(cells)} cells where the header has {len(header)}", "quote the cell that holds the delimiter")
+    if len(cells) < len(header):
+        why = f"has {len(cells)} cells where the header has {len(header)}: no {', no '.join(header[len(cells) :])}"
+        return Fault(RejectCode.MISSING_FIELD, why, "write every cell, empty ones too")
+    return dict(zip(header, cells, strict=True))

@@ -1,0 +1,61 @@
+"""The optimizer: AdamW in fp32, or with its moments in 8 bits a value; its state by parameter name, so that a checkpoint fits any grouping and any number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from planish.lazy import require
+from planish.model.plan import Plan
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_for(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW of arXiv 1711.05101; norms and biases (tensors of one dimension) are not decayed.
+
+    `adamw_8bit` keeps block-wise quantised moments (arXiv 2110.02861) for tensors of 4,096 values or more. Raises MissingExtra when bitsandbytes is not installed.
+    """
+    parameters = list(trainable(model).values())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if plan.optimizer == "adamw_8bit":
+        eight_bit: torch.optim.Optimizer = require("bitsandbytes.optim", extra="4bit").AdamW8bit(groups, lr=plan.learning_rate, betas=BETAS, eps=EPS)
+        return eight_bit
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=BETAS, eps=EPS)
+
+
+def read_state(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The state as tensors, and its plain counters, each under `<parameter>|<name>`."""
+    tensors: dict[str, Tensor] = {}
+    counters: dict[str, int] = {}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}|{key}"] = value.detach()
+            else:
+                counters[f"{name}|{key}"] = int(value)
+    return tensors, counters
+
+
+def write_state(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
+    """Put a state back, bit for bit. A parameter without one has none yet."""
+    held: dict[str, dict[str, Any]] = {}
+    for key, value in (*tensors.items(), *counters.items()):
+        name, _, part = key.rpartition("|")
+        held.setdefault(name, {})[part] = value
+    for name, parameter in parameters.items():
+        optimizer.state.pop(parameter, None)
+        if name in held:
+            optimizer.state[parameter] = held[name]

@@ -1,0 +1,76 @@
+"""One step of training, and one pass over validation rows: micro-batches of this rank, one divisor for the whole batch, clip, update (MISSION T6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from planish.data.tree import Tree, pack
+from planish.model.checkpoint import State
+from planish.model.example import Example, Loss
+from planish.model.optimizer import trainable
+from planish.model.plan import Plan
+from planish.model.policy import Scored
+from planish.model.ranks import Forward, Ranks, whole
+
+LossFunction = Callable[[Scored], Loss]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What does not change while a run goes on."""
+
+    plan: Plan
+    ranks: Ranks
+    forward: Forward
+
+
+def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> tuple[float, float, int, int]:
+    """Forward, backward, clip, step. Gives loss, gradient norm, unique tokens computed, and tokens stood for, all over every rank."""
+    model, optimizer, scaler, ranks = state.model, state.optimizer, state.scaler, work.ranks
+    model.train()
+    share = sum(example.share for example in examples)
+    total, tokens, tokens_in = 0.0, 0, 0
+    for tree, counts in micro_batches(examples, work.plan.micro_tokens, ranks):
+        part = work.forward(tree).total / share * float(counts)
+        scaler.scale(part * ranks.gradient_scale).backward()
+        total += part.item()
+        tokens, tokens_in = tokens + counts * len(tree.ids), tokens_in + counts * tree.tokens_in
+    parameters = list(trainable(model).values())
+    ranks.sum_gradients(parameters)
+    scaler.unscale_(optimizer)
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, work.plan.clip)).item()
+    total, all_tokens, all_tokens_in = ranks.total(total, tokens, tokens_in)
+    if math.isfinite(total) and (math.isfinite(norm) or scaler.is_enabled()):  # the scale itself leaves out a step of infinite gradients, and falls
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        scaler.step(optimizer)
+        if state.average is not None and math.isfinite(norm):
+            state.average.update(model)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return total, norm, int(all_tokens), int(all_tokens_in)
+
+
+def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks) -> list[tuple[Tree, bool]]:
+    """This rank's trees, and whether each counts: where all ranks must run equally many, one with fewer runs a tree again, times nothing."""
+    trees = [tree for _, tree in pack([example.sequences for example in ranks.mine(examples)], budget)]
+    counted = [(tree, True) for tree in trees]
+    if not ranks.in_step:
+        return counted
+    filler = trees[-1] if trees else next(pack([examples[0].sequences], budget))[1]
+    return counted + [(filler, False)] * (ranks.most(len(trees)) - len(trees))
+
+
+def validation_loss(model: nn.Module, examples: Seq[Example], work: Work) -> float:
+    total = 0.0
+    model.eval()
+    with torch.inference_mode():
+        for tree, counts in micro_batches(examples, 2 * work.plan.micro_tokens, work.ranks):
+            total += work.forward(tree).total.item() * counts
+    return work.ranks.total(total)[0] / sum(example.share for example in examples)

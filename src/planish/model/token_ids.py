@@ -1,0 +1,118 @@
+"""Text to token ids, in batches, exactly as the tokenizer gives them; a word or a fixed turn that has been seen is not tokenised again.
+
+Special tokens stand in the text and are never added. Where the tokenizer is a byte-level BPE of a known family, a text falls into parts that cannot touch each other:
+at special tokens, and before a blank between two ASCII letters, where no pre-tokeniser pattern of those families matches across (a merge never leaves its match). Then
+the ids of the text are the ids of its parts, one after the other, and the parts are remembered. Any other tokenizer is given whole texts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PATTERNS = frozenset({_LETTERS + r"\p{N}" + _REST, _LETTERS + r"\p{N}{1,3}" + _REST})
+"""The pre-tokeniser patterns of Qwen 2 and 3, and of Llama 3 and GPT-4: none matches a letter followed by a blank."""
+_WORDS = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
+KNOWN_WORDS, KNOWN_PARTS = 1 << 16, 1 << 13
+"""Kept in memory: the words of a language that matter, and the turns that many rows repeat."""
+_TRIAL = "system\nBe brief, don't ramble. 12345 ab  cd\n\n ef 你好 it's é\u0301 x y\tz IT'S We're \r\n end"
+
+
+# new words are few, so that the tokenizer's own threads bring nothing; where they have run, a forked process would wait for them forever
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class TokenIds:
+    """The ids of many texts, by one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._words: dict[str, list[int]] = {}
+        self._parts: dict[str, list[int]] = {}
+
+    def of(self, texts: Seq[str]) -> list[list[int]]:
+        """Ids of each text, equal to `tokenizer(text, add_special_tokens=False)`."""
+        if not self.in_parts:
+            return self.whole(texts)
+        if len(self._parts) > KNOWN_PARTS:
+            self._parts.clear()
+        if len(self._words) > KNOWN_WORDS:
+            self._words.clear()
+        divided = [[part for part in self._at_special(text) if part] for text in texts]
+        known = self._parts
+        self._learn({part for parts in divided for part in parts if part not in known})
+        return [list(chain.from_iterable([known[part] for part in parts])) for parts in divided]
+
+    def whole(self, texts: Seq[str]) -> list[list[int]]:
+        """The tokenizer's own answer for whole texts."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or backend.truncation is not None or backend.padding is not None:
+            return [list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+        return [one.ids for one in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def special_in(self, text: str) -> str | None:
+        """The first special or added token that this text spells out, if any."""
+        found = self._special.search(text) if self._special else None
+        return found.group() if found else None
+
+    def _learn(self, parts: set[str]) -> None:
+        words = {part: _WORDS.split(part) for part in parts}
+        known = self._words
+        new = list({word for cut in words.values() for word in cut if word not in known})
+        known.update(zip(new, self.whole(new), strict=True))
+        self._parts.update((part, list(chain.from_iterable([known[word] for word in cut]))) for part, cut in words.items())
+
+    @cached_property
+    def _special(self) -> re.Pattern[str] | None:
+        """Every added token, the longest first, as the tokenizer itself looks for them."""
+        tokens = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, tokens)) + ")") if tokens else None
+
+    @property
+    def _at_special(self) -> Callable[[str], list[str]]:
+        return self._special.split if self._special else lambda text: [text]
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether the parts of a text can be encoded apart: known by the tokenizer's make, and tried on one text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or type(backend.model).__name__ != "BPE" or backend.model.dropout or not _cuts_at_blanks(backend.pre_tokenizer):
+            return False
+        if backend.model.continuing_subword_prefix or backend.model.end_of_word_suffix:
+            return False
+        if backend.normalizer is not None and json.loads(backend.normalizer.__getstate__())["type"] != "NFC":
+            return False
+        added = backend.get_added_tokens_decoder().values()
+        if any(token.lstrip or token.rstrip or token.single_word or (token.normalized and backend.normalizer is not None) for token in added):
+            return False
+        trial = _TRIAL.join(["", *self.tokenizer.get_added_vocab(), ""])
+        parts = [word for part in self._at_special(trial) if part for word in _WORDS.split(part)]
+        return list(chain.from_iterable(self.whole(parts))) == self.whole([trial])[0]
+
+
+def _cuts_at_blanks(pre_tokenizer: Any) -> bool:
+    """Whether a blank between two letters always begins a new match: GPT-2's own pattern, digits apart or not, or one of the listed patterns."""
+    if pre_tokenizer is None:
+        return False
+    state = json.loads(pre_tokenizer.__getstate__())
+    steps = state["pretokenizers"] if state["type"] == "Sequence" else [state]
+    cuts = False
+    for step in steps:
+        match step:
+            case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(regex)}:
+                cuts = cuts or regex
+            case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False} if pattern in _PATTERNS:
+                cuts = True
+            case {"type": "Digits"}:
+                pass
+            case _:
+                return False
+    return cuts

@@ -1,0 +1,188 @@
+"""Making a token store: every row rendered, tokenised and masked once, on every core, in bounded memory (MISSION K6)."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planish.data.parallel import map_chunks
+from planish.data.table import ROW, Table, line_of
+from planish.model.chat import Chat
+from planish.model.fit import Policy, fit
+from planish.model.mask import Dialogue, Masked, Turns
+from planish.model.template import Refused
+from planish.model.token_store import ARRAYS, MANIFEST, Fault, TokenStore
+from planish.rows import ChatRow, RejectCode, Row, canonical_json, content_hash
+from planish.store.objects import file_hash, write_folder
+
+if TYPE_CHECKING:
+    from planish.model.example import Example
+
+FORMAT = 1
+"""Of the key: raised when the same options come to mean other tokens."""
+CHUNK = 512
+"""Rows tokenised together: enough for the batch to pay, few enough to stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What is made of a row, and the part of the cache key that says so.
+
+    `model` is the folder of the tokenizer. `conversation` makes a row a dialogue (Task.conversation). `encode` is an objective's own, for rows of several sequences; what it
+    is goes into `meaning`. Functions must be picklable. `template` as in Chat.load; `turns`, `max_length` and `policy` as in mask and fit.
+    """
+
+    model: Path
+    template: str | None = None
+    turns: Turns = "all"
+    max_length: int | None = None
+    policy: Policy = "refuse"
+    conversation: Callable[[Row], ChatRow] | None = None
+    encode: Callable[[Any, Chat], Example] | None = None
+    meaning: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """By content: the tokenizer's files, the template and every option."""
+        names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+        files = {name: file_hash(self.model / name) for name in (*names, "generation_config.json", "config.json") if (self.model / name).is_file()}
+        options = {"template": self.template, "turns": self.turns, "max_length": self.max_length, "policy": self.policy, "meaning": dict(self.meaning)}
+        return {"format": FORMAT, "tokenizer": files, **options}
+
+
+def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | None = None) -> TokenStore:
+    """The store of these rows under `root`: the one that is there, or a new one that appears only complete.
+
+    `content` is the hash of the rows where it is known; else they are read once more to make it, so they must be a Table or a list. A row that cannot be trained on is a
+    fault of the store, not an error.
+    """
+    key = content_hash({"rows": content or _hash(rows), **how.key})
+    folder = root / key
+    if not (folder / MANIFEST).is_file():
+        _chat(how.model, how.template)  # opened before the fork, so that every process has it
+        items: Iterable[Any] = rows.lines() if isinstance(rows, Table) else rows
+        chunks = map_chunks(partial(_chunk, how), items, chunk=CHUNK)
+        write_folder(folder, lambda partial_folder: _write(partial_folder, chunks, how))
+    return TokenStore(folder)
+
+
+class _Part(NamedTuple):
+    """A chunk of rows as arrays; places are counted from the chunk's beginning."""
+
+    arrays: dict[str, NDArray[Any]]
+    row_ids: list[str]
+    faults: list[Fault]
+
+
+def _chunk(how: How, items: list[Any]) -> _Part:
+    rows: list[Row] = [ROW.validate_json(item) if isinstance(item, bytes) else item for item in items]
+    chat = _chat(how.model, how.template)
+    columns: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+    row_ids, faults = list[str](), list[Fault]()
+    for row, made in zip(rows, _examples(rows, how, chat), strict=True):
+        if isinstance(made, Refused):
+            faults.append(Fault(row.id, made.code, made.why))
+            continue
+        sequences, share = made
+        for ids, runs in sequences:
+            begin = len(columns["ids"])
+            columns["ids"] += ids
+            columns["ends"].append(begin + len(ids))
+            columns["spans"] += [(begin + start, begin + stop) for start, stop, _ in runs]
+            columns["span_weights"] += [weight for _, _, weight in runs]
+        columns["rows"].append(len(columns["ends"]))
+        columns["shares"].append(share)
+        row_ids.append(row.id)
+    return _Part({name: np.array(values, ARRAYS[name]).reshape(-1) for name, values in columns.items()}, row_ids, faults)
+
+
+_Runs = list[tuple[int, int, float]]
+_Encoded = tuple[list[tuple[list[int], _Runs]], float]
+
+
+def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refused]:
+    """Each row's sequences as ids with scored runs, and its share; or why it is refused."""
+    dialogues: list[Any] = [how.conversation(row) if how.conversation else row for row in rows]
+    if how.encode is not None:
+        for row in dialogues:
+            try:
+                yield _of_example(how.encode(row, chat), how.max_length)
+            except Refused as why:
+                yield why
+        return
+    asked = [Dialogue(row.messages, row.tools) for row in dialogues]
+    for dialogue, masked in zip(asked, chat.masks(asked, how.turns), strict=True):
+        if isinstance(masked, Refused):
+            yield masked
+            continue
+        try:
+            parts = [masked] if how.max_length is None else fit(chat, dialogue, masked, how.max_length, how.policy, how.turns)
+        except Refused as why:
+            yield why
+            continue
+        yield [(part.ids, [(span.start, span.stop, span.weight) for span in part.spans]) for part in parts], sum(_share(part) for part in parts)
+
+
+def _share(masked: Masked) -> float:
+    return sum(span.weight * (span.stop - span.start) for span in masked.spans)
+
+
+def _of_example(example: Example, max_length: int | None) -> _Encoded:
+    longest = max(len(sequence.ids) for sequence in example.sequences)
+    if max_length is not None and longest > max_length:
+        raise Refused(RejectCode.ANSWER_TRUNCATED, f"{longest} tokens, max_length is {max_length}: an answer would be cut")
+    return [(list(sequence.ids), _runs(sequence.weights)) for sequence in example.sequences], example.share
+
+
+def _runs(weights: tuple[float, ...]) -> _Runs:
+    """Runs of equal weights that are not 0."""
+    given = np.array(weights)
+    edges = [0, *(np.flatnonzero(np.diff(given)) + 1).tolist(), len(weights)]
+    return [(start, stop, weights[start]) for start, stop in pairwise(edges) if weights[start]]
+
+
+def _write(folder: Path, chunks: Iterable[_Part], how: How) -> None:
+    """Append each chunk to the files; places are moved on by what came before."""
+    counts = {"rows": 0, "sequences": 0, "tokens": 0, "scored": 0, "faults": 0}
+    with ExitStack() as opened:
+        files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in ARRAYS}
+        names, faults = (opened.enter_context((folder / name).open("w", encoding="utf-8")) for name in ("row_ids.txt", "faults.jsonl"))
+        for part in chunks:
+            moved = part.arrays | {"ends": part.arrays["ends"] + counts["tokens"], "spans": part.arrays["spans"] + counts["tokens"]}
+            moved["rows"] = part.arrays["rows"] + counts["sequences"]
+            for name, values in moved.items():
+                files[name].write(values.astype(ARRAYS[name]).tobytes())
+            names.writelines(f"{canonical_json(name)}\n" for name in part.row_ids)
+            faults.writelines(f"{canonical_json(list(fault))}\n" for fault in part.faults)
+            spans = part.arrays["spans"].reshape(-1, 2)
+            added = (len(part.row_ids), len(part.arrays["ends"]), len(part.arrays["ids"]), int((spans[:, 1] - spans[:, 0]).sum()), len(part.faults))
+            counts = {name: counts[name] + more for name, more in zip(counts, added, strict=True)}
+    (folder / MANIFEST).write_text(canonical_json({"counts": counts, "made_from": how.key}), encoding="utf-8")
+
+
+def _hash(rows: Table | Iterable[Row]) -> str:
+    if isinstance(rows, Iterator):
+        raise ValueError("rows that can be read only once need their hash in `content`")
+    digest = hashlib.sha256()
+    for line in rows.lines() if isinstance(rows, Table) else map(line_of, rows):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _chat(model: Path, template: str | None) -> Chat:
+    """The tokenizer, opened once a process; what is loaded by then is left out of the garbage collector's rounds, which would else take half the time."""
+    chat = Chat.load(model, template)
+    gc.collect()
+    gc.freeze()
+    return chat

@@ -1,0 +1,88 @@
+"""Rows under their checks and in their splits: what the prepare stage stores, and what `planish check` shows without storing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from planish import shelf
+from planish.data.finding import CheckResult
+from planish.data.reading import Reading
+from planish.data.split import Split, SplitName, divide
+from planish.data.table import Table
+from planish.data.task import Task
+from planish.recipe import SplitSection, Use
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The reading without the rows that a check set aside, where each row goes, and what every check found by its name."""
+
+    reading: Reading
+    split: Split
+    found: dict[str, CheckResult]
+
+
+@dataclass(frozen=True)
+class Places:
+    """How rows are divided: the section of the recipe, what is stored already, the ids that come as gold, and when each row was made."""
+
+    section: SplitSection
+    existing: Mapping[str, SplitName] | None = None
+    gold_ids: frozenset[str] = frozenset()
+    times: Mapping[str, str | float] | None = None
+
+    def divide(self, rows: Table, together: Sequence[Sequence[str]]) -> Split:
+        """The split of these rows; rows that come as gold are gold, and nothing else is."""
+        shares: dict[str, Any] = {
+            "validation": self.section.validation,
+            "gold": self.section.gold,
+            "gold_max": self.section.gold_max,
+            "seed": self.section.seed,
+        }
+        if not self.gold_ids:
+            return divide(rows, existing=self.existing, together=together, times=self.times, **shares)
+        others = divide(rows.without(self.gold_ids), together=together, times=self.times, **shares | {"gold": 0.0, "gold_max": None})
+        own = rows.where(key.id in self.gold_ids for key in rows.keys)
+        return others.with_gold(own)
+
+
+def examine(
+    reading: Reading, task: Task, checks: Sequence[Use], places: Places, chat: Callable[[], Any], running: Callable[[str], None] = lambda _: None
+) -> Examined:
+    """Every check in its order, those that compare splits last. `chat` loads tokenizer and template, for the checks that look at tokens.
+
+    A check that compares splits is given a split made anew, as the checks before it may have set rows aside.
+    """
+    found: dict[str, CheckResult] = {}
+    together: list[Sequence[str]] = []
+    for use in sorted(checks, key=lambda use: says(use.name, "AFTER_SPLIT")):
+        running(use.name)
+        split = places.divide(reading.accepted, together).assignment if says(use.name, "AFTER_SPLIT") else None
+        found[use.name] = run_check(use, reading.accepted, task, split, chat)
+        together += found[use.name].together
+        reading = reading.set_aside(found[use.name].findings)
+    final = places.divide(reading.accepted, together)
+    return Examined(reading.set_aside(final.findings), final, found)
+
+
+def run_check(use: Use, rows: Table, task: Task, split: Mapping[str, str] | None, chat: Callable[[], Any]) -> CheckResult:
+    """What one check says. One that looks at tokens is given the rows as the dialogues they are trained as."""
+    tokens = says(use.name, "TOKENS")
+    result: CheckResult = shelf.call("checks", use.name, "check", use.options)(
+        conversations(rows, task) if tokens else rows, split, chat() if tokens else None
+    )
+    return result
+
+
+def says(check: str, constant: str) -> bool:
+    """Whether a check's file declares this of itself: AFTER_SPLIT, it compares splits; TOKENS, it needs a tokenizer and its template."""
+    return bool(getattr(shelf.find("checks", check).load(), constant, False))
+
+
+def conversations(rows: Table, task: Task) -> Table:
+    """The rows as the dialogues they are trained as."""
+    if all(key.shape == "chat" for key in rows.keys):
+        return rows
+    return Table.of(task.conversation(row) for row in rows)

@@ -1,0 +1,242 @@
+"""One entry of a recipe's train list: rows encoded, a plan made, a model tuned, the result written. The same in this process and on every rank of several."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from planish import shelf
+from planish.data import dataset
+from planish.data.task import Task
+from planish.errors import InputError, Problem, RunFailed
+from planish.events import EventType
+from planish.model import bundled, loop, trained
+from planish.model import precision as number_format
+from planish.model.chat import Chat, Refused
+from planish.model.checkpoint import Position
+from planish.model.curve import Step
+from planish.model.example import Example
+from planish.model.load import load
+from planish.model.optimizer import trainable
+from planish.model.plan import Plan, make_plan, steps_within, warnings
+from planish.model.ranks import ALONE, Ranks, is_spread, placed, whole
+from planish.recipe import TrainSection
+from planish.rows import Row
+from planish.stages._context import write_json
+from planish.store.objects import file_hash
+
+T = TypeVar("T")
+VALIDATION_ROWS = 128
+"""Validation during training is a sample of this size: it steers, it proves nothing."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry with everything it depends on, as plain values: other processes are handed it as JSON. `start` is an adapter folder to go on from, `work` keeps the
+    checkpoints, and the result is written to `out`."""
+
+    section: dict[str, Any]
+    base: str
+    start: str | None
+    dataset: str
+    work: str
+    out: str
+
+
+class Listener(Protocol):
+    """Who hears what a run does."""
+
+    def event(self, type: EventType, body: dict[str, Any], severity: Literal["info", "warning"] = "info") -> None:
+        """Something to record."""
+
+    def say(self, text: str) -> None:
+        """Something to show."""
+
+    def begin(self, done: int, total: int) -> None:
+        """The run is `done` of `total` steps in."""
+
+    def step(self, line: Step) -> None:
+        """One more step is done."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything a run of the loop needs. `refused` rows are kept with their reason."""
+
+    model: nn.Module
+    chat: Chat
+    examples: list[Example]
+    checks: list[Example]
+    names: list[str]
+    refused: list[dict[str, str]]
+    plan: Plan
+    loss: Callable[..., Any]
+    usual_rate: float
+    device: str
+
+
+def make_ready(job: Job, ranks: Ranks = ALONE) -> Ready:
+    """Rows read and encoded, the plan made, the model loaded with its adapter. Raises InputError when there are too few rows for one batch."""
+    section = TrainSection.model_validate(job.section)
+    base = Path(job.base)
+    data = dataset.read(Path(job.dataset))
+    chat = Chat.load(base)
+    encoded, refused = encode(section, list(data.rows("train")), data.task, chat)
+    checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, chat)
+    if section.max_rows is not None:
+        encoded = drawn(encoded, section.max_rows, section.seed)
+    if len(encoded) < section.batch_size:
+        why = f"{len(encoded)} training rows are fewer than one batch of {section.batch_size} ({len(refused)} were refused)"
+        raise InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
+    device = ranks.device if ranks.world > 1 else "cuda" if torch.cuda.is_available() else "cpu"
+    precision = number_format.for_training(section.precision, device)
+    examples = [example for _, example in encoded]
+    usual = shelf.find("adapters", section.adapter.name).load().LEARNING_RATE
+    plan = _plan(section, examples, section.learning_rate or usual, precision)
+    model = _model(section, job, precision, device)
+    loss = shelf.call("objectives", section.objective.name, "loss", section.objective.options)
+    return Ready(model, chat, examples, [example for _, example in checks], [name for name, _ in encoded], refused, plan, loss, usual, device)
+
+
+def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
+    """Run the entry, going on from the newest checkpoint in its work folder: `adapter/` in PEFT's layout or `model/`, `metrics.jsonl` and `report.json`."""
+    ready = make_ready(job, ranks)
+    section, base, plan = TrainSection.model_validate(job.section), Path(job.base), ready.plan
+    start = {name: parameter.detach().clone() for name, parameter in trainable(ready.model).items()}
+    total, own = sum(p.numel() for p in ready.model.parameters()), sum(tensor.numel() for tensor in start.values())
+    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, "trainable": own, "parameters": total, "refused": len(ready.refused)})
+    listener.say(f"  {plan.steps} steps over {plan.rows} rows, {own:,} of {total:,} parameters trained ({own / total:.2%}), {plan.precision}")
+
+    def warned(text: str) -> None:
+        listener.event(EventType.TRAIN_WARNED, {"what": text}, "warning")
+        listener.say(f"  note: {text}")
+
+    def started(position: Position) -> None:
+        if position.step:
+            listener.event(EventType.TRAIN_RESUMED, {"step": position.step})
+            listener.say(f"  going on after step {position.step}")
+        listener.begin(position.step, plan.steps)
+
+    for text in warnings(plan, ready.usual_rate):
+        warned(text)
+    position = loop.train(
+        ready.model,
+        ready.examples,
+        ready.loss,
+        plan,
+        Path(job.work),
+        meaning=_meaning(job),
+        validation=ready.checks,
+        on_start=started,
+        on_step=listener.step,
+        on_checkpoint=lambda path, at: listener.event(EventType.TRAIN_CHECKPOINT, {"step": at.step, "folder": path.name}),
+        on_warning=warned,
+        device=ready.device,
+        names=ready.names,
+        ranks=ranks,
+    )
+    if position.stopped:
+        listener.event(EventType.TRAIN_STOPPED_EARLY, {"step": position.step, "best_step": position.best_step, "best": position.best})
+        listener.say(f"  stopped after step {position.step}: no better validation loss since step {position.best_step}")
+    model = _gathered(ready.model, section, job, plan)
+    if not ranks.first:
+        return
+    moved = trained.changed(model, start)
+    if moved == 0:
+        raise RunFailed(
+            Problem("train", "no trained weight changed: the adapter does nothing", "raise learning_rate or steps, and look at the gradient norms"),
+            reason_code="adapter_did_nothing",
+        )
+    folder = Path(job.out)
+    trained.save(model, ready.chat, folder, base)
+    (folder / "metrics.jsonl").write_bytes((Path(job.work) / "metrics.jsonl").read_bytes())
+    write_json(
+        folder / "report.json",
+        {
+            "plan": asdict(plan),
+            "objective": section.objective.model_dump(),
+            "adapter": section.adapter.model_dump(),
+            "base": bundled.identity(base),
+            "template": ready.chat.template_hash,
+            "trainable": own,
+            "parameters": total,
+            "tokens_computed": position.tokens,
+            "tokens_in": sum(example.tokens for example in ready.examples),
+            "steps_done": position.step,
+            "stopped_early": position.stopped,
+            "best_validation": position.best,
+            "best_step": position.best_step,
+            "weight_change": moved,
+            "rows": len(ready.examples),
+            "refused": ready.refused,
+        },
+    )
+
+
+def drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
+    """At most `count` of the items, drawn over all of them: the first rows of a file are often of one kind."""
+    return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
+
+
+def encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -> tuple[list[tuple[str, Example]], list[dict[str, str]]]:
+    """Rows as the objective's examples, with their ids; those it refuses are kept with their reason, never dropped in silence."""
+    encoder = shelf.call("objectives", section.objective.name, "encode", section.objective.options)
+    examples: list[tuple[str, Example]] = []
+    refused: list[dict[str, str]] = []
+    for row in rows:
+        try:
+            example: Example = encoder(task.conversation(row), chat)
+        except Refused as why:
+            refused.append({"row": row.id, "code": why.code, "why": why.why})
+            continue
+        longest = max(len(sequence.ids) for sequence in example.sequences)
+        if section.max_length is not None and longest > section.max_length:
+            refused.append({"row": row.id, "code": "too_long", "why": f"{longest} tokens, max_length is {section.max_length}; an answer is never cut"})
+        else:
+            examples.append((row.id, example))
+    return examples, refused
+
+
+def _plan(section: TrainSection, examples: list[Example], rate: float, precision: number_format.Format) -> Plan:
+    names = {"batch_size", "epochs", "warmup", "validations", "checkpoints", "micro_tokens", "schedule", "weight_decay", "clip", "seed"}
+    given = section.model_dump(include=names | {"optimizer", "patience", "keep", "ema"})
+    steps = section.max_steps
+    if section.max_tokens is not None:
+        steps = steps_within(section.max_tokens, sum(example.tokens for example in examples), len(examples), section.batch_size)
+    return make_plan(len(examples), **given, max_steps=steps, learning_rate=rate, precision=precision)
+
+
+def _model(section: TrainSection, job: Job, precision: number_format.Format, device: str) -> nn.Module:
+    """The base with its adapter: a new one from the section's seed, or the one of `job.start`."""
+    torch.manual_seed(section.seed)
+    kept: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"  # under fp16 the frozen base stays fp32 and its products are made in fp16
+    base = load(Path(job.base), kept, trained=section.adapter.name == "full", device=device)
+    model: nn.Module = shelf.call("adapters", section.adapter.name, "attach", section.adapter.options)(base)
+    if job.start is not None:
+        trained.load_adapter(model, Path(job.start))
+    return model.to(device)
+
+
+def _gathered(model: nn.Module, section: TrainSection, job: Job, plan: Plan) -> nn.Module:
+    """The model whole again, where it was spread over ranks. Every rank must ask."""
+    if not is_spread(model):
+        return model
+    weights = {name: whole(parameter.detach()) for name, parameter in trainable(model).items()}
+    fresh = _model(section, job, plan.precision, "cpu")
+    with torch.no_grad():
+        for name, parameter in trainable(fresh).items():
+            parameter.copy_(placed(weights[name], parameter))
+    return fresh.eval()
+
+
+def _meaning(job: Job) -> dict[str, Any]:
+    """What a checkpoint of this entry is of. How many ranks share the work changes nothing that is kept."""
+    section = {key: value for key, value in job.section.items() if key != "launch"}
+    start = file_hash(Path(job.start) / "adapter_model.safetensors") if job.start is not None else None
+    return {"base": bundled.identity(Path(job.base)), "start": start, "data": Path(job.dataset).name, "section": section}

@@ -1,0 +1,262 @@
+"""The train stage: its events, its bar, entries that start from one another, and the same entry on several ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import make_tiny
+
+from planish import pipeline
+from planish.errors import InputError, RunFailed
+from planish.events import EventType
+from planish.model import trained
+from planish.model.curve import Step, note
+from planish.progress import Silent, Terminal
+from planish.recipe import Recipe
+from planish.stages import train
+from planish.stages._context import Context, read_json
+from planish.store import Store
+
+LORA = "{objective: sft, adapter: {lora: {r: 4}}, learning_rate: 1e-2, max_steps: 6, batch_size: 8, validations: 2, checkpoints: 3, precision: fp32}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, 120 rows and their prepared data set."""
+    folder = tmp_path_factory.mktemp("home")
+    make_tiny(folder / "model", hidden=32)
+    rows = [{"text": f"the phone number {n} is {('good', 'bad')[n % 2]}", "label": ("good", "bad")[n % 2]} for n in range(120)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    outcome = pipeline.run(recipe(folder, LORA), workspace=folder / "space", until="prepare")
+    prepared = outcome.stages["prepare"].folder
+    assert prepared is not None
+    (folder / "prepared").symlink_to(prepared)
+    return folder
+
+
+def recipe(home: Path, *entries: str) -> Recipe:
+    path = home / "recipe.yaml"
+    head = "recipe: 1\nmodel: model\ndata: {path: rows.jsonl, labels: [good, bad], split: {gold: 0.3, validation: 0.2}}\nbaseline: [majority]\ntrain:\n"
+    path.write_text(head + "".join(f"  - {entry}\n" for entry in entries), encoding="utf-8")
+    return Recipe.load(path)
+
+
+class Run:
+    """One run of the stage alone, in its own work folder; `go` may be called again to go on."""
+
+    def __init__(self, home: Path, place: Path, *entries: str) -> None:
+        self.recipe = recipe(home, *entries)
+        self.store = Store(home / "space")
+        self.id = self.store.start_run("train", {}, "", "", None)
+        self.work, self.out, self.prepared = place / "work", place / "out", (home / "prepared").resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.said: list[str] = []
+
+    def go(self) -> Path:
+        progress = Silent()
+        progress.say = self.said.append  # type: ignore[method-assign]
+        self.out.mkdir(exist_ok=True)
+        try:
+            train.run(Context(self.recipe, self.store, self.id, "train", self.work, progress), {"prepare": self.prepared}, self.out)
+        finally:
+            self.events = [(event.type, event.body) for event in self.store.events(self.id)]
+            self.store.close()
+        return self.out
+
+    def bodies(self, kind: EventType) -> list[dict[str, Any]]:
+        return [body for type, body in self.events if type is kind]
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def lora_weights(folder: Path) -> torch.Tensor:
+    held = load_file(folder / "adapter" / "adapter_model.safetensors")
+    return torch.cat([held[name].flatten() for name in sorted(held)])
+
+
+def test_t1_every_step_is_recorded_at_a_bounded_rate(home: Path, tmp_path: Path) -> None:
+    """MISSION T1: six quick steps are one record with all of them, in figures equal to the file's; T5: six steps are warned about; T1: io files are there."""
+    run = Run(home, tmp_path, LORA)
+    out = run.go()
+    (curve,) = run.bodies(EventType.TRAIN_CURVE)
+    assert (curve["first"], curve["last"], curve["of"]) == (1, 6, 6)
+    assert curve["points"] == steps(out)
+    assert any("6 steps" in body["what"] for body in run.bodies(EventType.TRAIN_WARNED))
+    assert run.bodies(EventType.TRAIN_PLANNED)[0]["plan"]["patience"] == 3
+    report = read_json(out / "report.json")
+    assert (report["steps_done"], report["stopped_early"]) == (6, False)
+    assert report["best_step"] in (3, 6)
+
+
+def test_the_bar_fits_eighty_columns() -> None:
+    terminal = Terminal()
+    from rich.console import Console
+
+    shown = io.StringIO()
+    terminal.console = Console(file=shown, width=80, force_terminal=True, color_system=None)
+    with terminal.bar("training", 15000) as advance:
+        advance(1234, note(Step(1234, 0, 0, 10.412, 1.0, 1.9e-4, 12345.0, 1.0)))
+    line = [line for line in shown.getvalue().replace("\r", "\n").split("\n") if "training" in line][-1]
+    assert "loss 10.412 lr 1.9e-04 12345 tok/s" in line
+    assert " 1234/15000 left " in line
+    assert "…" not in line
+
+
+def test_the_same_adapter_is_gone_on_with(home: Path, tmp_path: Path) -> None:
+    """Two entries with the same LoRA: the second begins where the first ended, and one adapter of the original base is left. Without the first, the second's first loss is
+    the untuned model's."""
+    run = Run(home, tmp_path / "two", LORA, LORA.replace("1e-2", "1e-3"))
+    out = run.go()
+    first, second = (steps(out / "entries" / name) for name in ("0", "1"))
+    assert len(first) == len(second) == 6
+    untuned, ended = first[0]["validation_loss"] or first[0]["loss"], first[-1]["loss"]
+    assert abs(second[0]["loss"] - ended) < abs(second[0]["loss"] - untuned)
+    assert steps(out) == second
+    assert not (out / "model").exists()
+    assert not torch.equal(lora_weights(out), lora_weights(run.work / "entry-0" / "result"))
+    trained.open_trained(home / "model", out, "fp32")
+
+
+@pytest.mark.parametrize("first", [LORA.replace("r: 4", "r: 2"), LORA.replace("{lora: {r: 4}}", "full").replace("1e-2", "1e-3")], ids=["lora", "full"])
+def test_another_adapter_starts_from_the_merged_model(home: Path, tmp_path: Path, first: str) -> None:
+    """The second entry's base gives the logits of the first one's result (1e-5), and a whole model is left that gives those of base plus second adapter."""
+    run = Run(home, tmp_path, first, LORA)
+    out = run.go()
+    result = run.work / "entry-0" / "result"
+    base = run.work / "entry-0" / "merged" if (result / "adapter").is_dir() else result / "model"
+    ids = torch.arange(3, 40)[None]
+
+    def logits(model: Any) -> torch.Tensor:
+        model.set_attn_implementation("eager")
+        with torch.inference_mode():
+            found: torch.Tensor = model(ids).logits
+        return found
+
+    from planish.model.load import load
+
+    before, after = logits(trained.open_trained(home / "model", result, "fp32")), logits(load(base, "fp32"))
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    assert not (out / "adapter").exists()
+    final = logits(trained.open_trained(home / "model", out, "fp32"))
+    assert not torch.allclose(final, before, atol=1e-3)
+    assert read_json(out / "report.json")["base"] != read_json(out / "entries" / "0" / "report.json")["base"]
+
+
+def test_an_interrupted_second_entry_goes_on_there(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut in the second entry and given again: the first is not done again, and the end is bit-identical."""
+    entries = (LORA, LORA.replace("1e-2", "5e-3"))
+    whole = lora_weights(Run(home, tmp_path / "whole", *entries).go())
+    run = Run(home, tmp_path / "cut", *entries)
+    real, left = train.Live.step, iter(range(100))
+
+    def step(self: train.Live, line: Step) -> None:
+        real(self, line)
+        if next(left) == 9:  # six of the first entry, the fourth of the second
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.Live, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    monkeypatch.setattr(train.Live, "step", real)
+    assert torch.equal(lora_weights(run.go()), whole)
+    assert "  entry 1 of 2: done before" in run.said
+    (resumed,) = run.bodies(EventType.TRAIN_RESUMED)
+    assert resumed["step"] in (2, 3)  # a checkpoint every second step, and one where validation was best
+
+
+def test_what_this_machine_cannot_do_is_refused_before_anything_runs(home: Path) -> None:
+    """fp16 on a CPU, and 8-bit moments under fsdp, each by its entry; a batch that does not divide over the ranks is the recipe's own error."""
+    asked = recipe(home, LORA.replace("fp32", "fp16"), LORA.replace("precision", "optimizer: adamw_8bit, launch: {ranks: 2, shard: fsdp}, precision"))
+    with pytest.raises(InputError) as refused:
+        train.preflight(asked, Store(home / "space"))
+    assert [problem.where for problem in refused.value.problems] == ["train[0].precision", "train[1].optimizer"]
+    with pytest.raises(InputError, match=r"does not divide over launch\.ranks 3"):
+        recipe(home, LORA.replace("precision", "launch: {ranks: 3}, precision"))
+    with pytest.raises(InputError, match="max_steps and max_tokens both given"):
+        recipe(home, LORA.replace("precision", "max_tokens: 100, precision"))
+
+
+def test_the_number_of_ranks_is_no_part_of_what_is_made(home: Path) -> None:
+    assert train.options(recipe(home, LORA)) == train.options(recipe(home, LORA.replace("precision", "launch: {ranks: 2}, precision")))
+
+
+def test_t5_a_token_budget_becomes_steps(home: Path, tmp_path: Path) -> None:
+    """MISSION T5: the steps whose input tokens fit the budget: with twice the tokens of an epoch, two epochs of steps."""
+    run = Run(home, tmp_path, LORA.replace("max_steps: 6", "max_tokens: 1"))
+    once = read_json(run.go() / "report.json")
+    assert once["plan"]["steps"] == 1
+    double = Run(home, tmp_path / "double", LORA.replace("max_steps: 6", f"max_tokens: {2 * once['tokens_in']}"))
+    report = read_json(double.go() / "report.json")
+    assert report["plan"]["steps"] == 2 * -(-once["rows"] // 8)
+
+
+def test_t4_the_test_of_an_entry_touches_nothing(home: Path, tmp_path: Path) -> None:
+    """MISSION T4: the rates tried are reported one by one, and no file of the workspace changes."""
+    asked, prepared = recipe(home, LORA), (home / "prepared").resolve()
+    before = {path: path.read_bytes() for path in (home / "space").rglob("*") if path.is_file()}
+    seen: list[tuple[float, float]] = []
+    found = train.find_learning_rate(asked, prepared, Silent(), low=1e-4, high=1.0, count=30, record=lambda rate, loss: seen.append((rate, loss)))
+    assert found.lr == [rate for rate, _ in seen][: len(found.lr)]
+    assert len(found.lr) >= 10
+    assert before == {path: path.read_bytes() for path in (home / "space").rglob("*") if path.is_file()}
+
+
+RANKED = LORA.replace("precision", "launch: {ranks: 2, shard: SHARD}, precision")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["ddp", "fsdp"])
+def test_x6_the_stage_on_two_ranks(home: Path, tmp_path: Path, shard: str) -> None:
+    """MISSION X6: the recipe's launch key: the adapter of one process to 1e-5, one writer of events, every step in the record."""
+    alone = lora_weights(Run(home, tmp_path / "one", LORA).go())
+    run = Run(home, tmp_path / "two", RANKED.replace("SHARD", shard))
+    weights = lora_weights(run.go())
+    assert (weights - alone).norm() <= 1e-5 * alone.norm()
+    assert run.bodies(EventType.TRAIN_PLANNED)[0]["ranks"] == 2
+    assert sum(body["of"] for body in run.bodies(EventType.TRAIN_CURVE)) == 6
+
+
+@pytest.mark.slow
+def test_x6_a_lost_rank_begins_again_from_the_newest_checkpoint(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MISSION X6: a rank killed in step 3 or later: said, all started again from a checkpoint, and the result is one process's to 1e-5."""
+    alone = lora_weights(Run(home, tmp_path / "one", LORA).go())
+    run = Run(
+        home, tmp_path / "two", RANKED.replace("SHARD", "ddp").replace("checkpoints: 3", "checkpoints: 6").replace("max_steps: 6", "max_steps: 6, clip: 1.0")
+    )
+    real, killed = train.Live.event, []
+
+    def event(self: train.Live, type: EventType, body: dict[str, Any], severity: Any = "info") -> None:
+        real(self, type, body, severity)
+        if type is EventType.TRAIN_CHECKPOINT and not killed:
+            killed.append(psutil.Process().children()[-1].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(train.Live, "event", event)
+    weights = lora_weights(run.go())
+    assert (weights - alone).norm() <= 1e-5 * alone.norm()
+    assert any("was lost (signal 9)" in body["what"] for body in run.bodies(EventType.TRAIN_WARNED))
+    assert run.bodies(EventType.TRAIN_RESUMED)
+
+
+@pytest.mark.slow
+def test_what_a_rank_refuses_is_said_as_one_process_would(home: Path, tmp_path: Path) -> None:
+    run = Run(home, tmp_path, RANKED.replace("SHARD", "ddp").replace("batch_size: 8", "batch_size: 200"))
+    with pytest.raises(InputError, match="fewer than one batch of 200"):
+        run.go()
+    failing = Run(home, tmp_path / "failing", RANKED.replace("SHARD", "ddp").replace("learning_rate: 1e-2", "learning_rate: 1e-45"))
+    with pytest.raises(RunFailed, match="the adapter does nothing") as failed:
+        failing.go()
+    assert failed.value.reason_code == "adapter_did_nothing"
+    assert dataclasses.is_dataclass(failed.value.problems[0])
