@@ -59,11 +59,8 @@ def main() -> int:
     folder = locate("smollm2-135m-instruct")
     if options.alone:
         return measure.alone(lambda: build(options.alone, examples_of(options.case, folder), folder, options.device, peer.Counters()), options.device)
-    report = claims.start(
-        "sft_step" + (f"_{options.case}" if options.case else ""),
-        "SFT with LoRA, ragged rows, end to end: >= 2.5x TRL 1.16 defaults, >= 1.5x its best, peak memory <= 0.6x",
-        options,
-    )
+    name = f"sft_step_{options.case}" if options.case else "sft_step"
+    report = claims.start(name, "SFT with LoRA, ragged rows, end to end: >= 2.5x TRL 1.16 defaults, >= 1.5x its best, peak memory <= 0.6x", options)
     with measure.Foreign() as foreign:
         for case in [options.case] if options.case else CASES:
             examples = examples_of(case, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from planish.recipe import Use
 from planish.shelf import call, shelf
 
 
-def ask(case: Case) -> list[Said]:
-    """Everything planish says of the case, row by row; a refusal of the whole is one saying."""
+def ask(case: Case, *, without: Collection[str] = ()) -> list[Said]:
+    """Everything planish says of the case, row by row; a refusal of the whole is one saying. `without` names checks that are left out."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / case.file
         path.write_bytes(case.data)
@@ -34,13 +35,13 @@ def ask(case: Case) -> list[Said]:
                 return _split(case, path)
             if "validation" in (case.ask.split or {}).values():
                 return _leaks(case, path)
-            return _rows(case, path)
+            return _rows(case, path, without)
         except InputError as refused:
             return [Said(REFUSED, None, "; ".join(map(str, refused.problems)))]
 
 
-def _rows(case: Case, path: Path) -> list[Said]:
-    """`planish check FILE [--gold FILE] [--model FOLDER]` with every check there is."""
+def _rows(case: Case, path: Path, without: Collection[str]) -> list[Said]:
+    """`planish check FILE --model FOLDER [--gold FILE]` with every check there is."""
     task = "classification" if case.ask.labels is not None else None
     held = path.with_name("gold.jsonl") if case.ask.gold is not None or case.ask.split is not None else None
     if held is not None and case.ask.gold is not None:
@@ -49,9 +50,15 @@ def _rows(case: Case, path: Path) -> list[Said]:
         lines = case.data.splitlines(keepends=True)
         path.write_bytes(b"".join(line for number, line in enumerate(lines, start=1) if case.ask.split[number] != "gold"))
         held.write_bytes(b"".join(line for number, line in enumerate(lines, start=1) if case.ask.split[number] == "gold"))
-    template = case.ask.template
-    load = (lambda: _chat(template)) if template is not None else None
-    made = check_rows(path, gold=held, task=task, labels=case.ask.labels, group_by=case.ask.group_by, checks=_checks(case), chat=load)
+    made = check_rows(
+        path,
+        gold=held,
+        task=task,
+        labels=case.ask.labels,
+        group_by=case.ask.group_by,
+        checks=_checks(case, without),
+        chat=lambda: _chat(case.ask.template or "sound"),
+    )
     return _said(made, path.name)
 
 
@@ -61,7 +68,7 @@ def _said(made: Checked, file: str) -> list[Said]:
     return said + [Said(one.code.value, made.lines[one.row_id] if one.row_id is not None else None, one.why) for one in made.warnings]
 
 
-def _checks(case: Case) -> list[Use]:
+def _checks(case: Case, without: Collection[str]) -> list[Use]:
     """Every check on the shelf that can be made of the case, with what the user told of it."""
     told: dict[str, dict[str, Any]] = {}
     if case.ask.max_length is not None:
@@ -70,14 +77,12 @@ def _checks(case: Case) -> list[Use]:
         told["language"] = {"expected": list(case.ask.languages)}
     if case.ask.locale is not None:
         told["pii"] = {"locales": [case.ask.locale]}
-    return [Use(name=name, options=told.get(name, {})) for name in shelf("checks") if _can(name, case)]
+    return [Use(name=name, options=told.get(name, {})) for name in shelf("checks") if name not in without and _can(name, case)]
 
 
 def _can(name: str, case: Case) -> bool:
-    module = shelf("checks")[name].load()
-    if getattr(module, "AFTER_SPLIT", False) and case.ask.split is None and case.ask.gold is None:
-        return False
-    return not getattr(module, "TOKENS", False) or case.ask.template is not None
+    """Whether there is anything to compare, for a check that compares splits."""
+    return not getattr(shelf("checks")[name].load(), "AFTER_SPLIT", False) or case.ask.split is not None or case.ask.gold is not None
 
 
 @cache

@@ -37,7 +37,7 @@ class Ask:
     """What a user tells planish about the data. The defaults are those of `planish check FILE`.
 
     `labels` is the declared set; `group_by` the column no split may cut; `split` gives lines their split (a gold line is never trained on); `template` names
-    one of `templates.TEMPLATES` and asks for the checks that need a tokenizer, `max_length` is in tokens; `languages` are the declared ones; `locale` chooses
+    one of `templates.TEMPLATES` (a sound one without it), `max_length` is in tokens; `languages` are the declared ones; `locale` chooses
     the recognisers of personal data; `gold` holds a file of gold rows that must not
     be trained on; `lock` is the lock that lies beside the file.
     """
@@ -59,6 +59,7 @@ class Case:
     """A planted defect, or with no `expected` a clean set. `part` is the part of the data line it belongs to, `data` the bytes of the file `file`.
 
     `also` lists codes that may be said too, because the defect has that consequence; anything else said is a false alarm. A clean set may have none.
+    `limit` says why planish does not find the defect: it stays in the table, as missed.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Case:
     expected: tuple[Expected, ...] = ()
     ask: Ask = field(default_factory=Ask)
     also: tuple[str, ...] = ()
+    limit: str = ""
 
     @property
     def clean(self) -> bool:

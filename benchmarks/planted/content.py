@@ -18,21 +18,32 @@ def _said(part: str, name: str, what: str, code: str, at: Mapping[int, Any], als
 
 
 def _relabelled(at: Mapping[int, str]) -> list[Any]:
+    assert all(_LABELLED[line - 1]["label"] != label for line, label in at.items())
     return planted(_LABELLED, {line: {"text": _LABELLED[line - 1]["text"], "label": label} for line, label in at.items()})
 
 
-_WRONG = {6: "warranty", 31: "password", 60: "delivery", 73: "refund"}
+_WRONG = {6: "warranty", 60: "delivery", 73: "password"}
 _FEW = [row for row in _LABELLED if row["label"] in ("refund", "delivery")] + [row for row in _LABELLED if row["label"] == "password"][:3]
 
 _KINDS = [
     Case(
         "labels/mislabelled",
         "labels",
-        "four of 80 labels are swapped",
+        "three of 80 labels are wrong",
         "rows.jsonl",
         jsonl(_relabelled(_WRONG)),
         (Expected("mislabel_suspected", tuple(sorted(_WRONG))),),
         _LABELS,
+    ),
+    Case(
+        "labels/mislabelled_alone",
+        "labels",
+        "one of 80 labels is wrong, and its row says what no other row of its label says",
+        "rows.jsonl",
+        jsonl(_relabelled({31: "delivery"})),
+        (Expected("mislabel_suspected", (31,)),),
+        _LABELS,
+        limit="a label is judged by rows that are alike: where there is none, a wrong label looks like a rare one",
     ),
     Case(
         "labels/rare",
@@ -75,6 +86,7 @@ _KINDS = [
         (Expected("class_rare", (), "complaint"),),
         Ask(labels=(*sound_rows.LABELS, "complaint")),
         also=("class_imbalance",),
+        limit="no check is told the declared labels, only those that rows have",
     ),
 ]
 

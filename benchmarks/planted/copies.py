@@ -36,14 +36,7 @@ def _leak(name: str, what: str, train: Mapping[int, Any], gold: Mapping[int, Any
     return Case(f"leakage/{name}", "leakage", what, "rows.jsonl", data, (Expected("gold_overlap", tuple(lines)),), Ask(split=_SPLIT))
 
 
-def _words(first: int, n: int) -> str:
-    """`n` words that stand nowhere else, numbered from `first`."""
-    return " ".join(f"{_SYLLABLES[number % 20]}{_SYLLABLES[(number * 7 + 3) % 20]}{_SYLLABLES[number // 20]}" for number in range(first, first + n))
-
-
-_SYLLABLE_LIST = """ba ce di fo gu ha je ki lo mu
-na pe ri so tu va we xi yo zu"""
-_SYLLABLES = _SYLLABLE_LIST.split()
+_THIRTEEN = "the thirteen words that both of these rows share are exactly these here"
 _QUESTION, _ANSWER = _PAIRS[6]
 
 _COPIES = [
@@ -154,8 +147,8 @@ _LEAKS = [
     _leak(
         "thirteen_words",
         "a training row shares 13 words in a row with a gold row",
-        {14: dialogue(f"{_words(0, 9)} {_words(40, 13)} {_words(60, 9)}", "The first one.")},
-        {36: dialogue(f"{_words(80, 9)} {_words(40, 13)} {_words(100, 9)}", "The second one.")},
+        {14: dialogue(f"Before lunch my aunt wrote down {_THIRTEEN} and then she went out to buy some bread and apples for us.", "She came back at noon.")},
+        {36: dialogue(f"Yesterday nobody could tell why {_THIRTEEN} although the whole village had been asked about it by the mayor.", "It stayed a riddle.")},
         lines=(14,),
     ),
     _leak(

@@ -52,7 +52,11 @@ def _shortened() -> dict[str, Any]:
     return body | {"samples": body["samples"][:-1]}
 
 
-_GOLD_ROWS = [*sound_rows.chat()[20:], *(dialogue(f"What is {n} squared?", str(n * n)) for n in range(31, 50)), dialogue(_LONG, "The northern one.")]
+_GOLD_ROWS = [
+    *sound_rows.chat()[20:],
+    *(dialogue(f"What is {n} squared?", f"{n} times {n} makes {n * n}.") for n in range(31, 50)),
+    dialogue(_LONG, "The northern one."),
+]
 _ROWS = sound_rows.chat(20)
 
 

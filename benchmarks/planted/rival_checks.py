@@ -62,7 +62,7 @@ RIVALS = (
             "invalid_line": _PARSE,
             "refused": frozenset({_FILE}),
             "undecodable": frozenset({"bad_encoding", _FILE}),
-            "unknown_format": frozenset({"unknown_shape"}),
+            "unknown_format": frozenset({"unknown_shape", _FILE}),
             "schema": _SCHEMA | {"tool_args_invalid", "tool_unknown"},
             "rows_fail": _SCHEMA | {"tool_args_invalid", "tool_unknown"},
             "duplicate_rows": frozenset({"duplicate"}),
@@ -102,7 +102,7 @@ RIVALS = (
         frozenset({"chat", "alpaca", "preferences"}),
         {
             "load": _PARSE,
-            "unknown_format": frozenset({"unknown_shape"}),
+            "unknown_format": frozenset({"unknown_shape", _FILE}),
             "schema": _SCHEMA,
             "no_empty_answers": frozenset({"empty_answer", "missing_field"}),
             "encoding": frozenset({"mojibake", "control_characters", "bad_encoding"}),

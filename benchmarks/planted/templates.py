@@ -45,6 +45,7 @@ TEMPLATES: dict[str, str | None] = {
     "drops_tool": _without("tool"),
     "drops_user": _loop("{% if m['role'] == 'assistant' %}{{ m['content'] + '<|end|>' }}{% endif %}", behind=""),
     "drops_answer": _loop("{% if m['role'] != 'assistant' %}" + _TURN + _END + "{% endif %}", "{{ bos_token }}"),
+    "empties_answer": _loop("{{ '<|turn|>' + m['role'] + '\\n' + (m['text'] if m['role'] == 'assistant' else m['content']) }}" + _END, "{{ bos_token }}"),
     "drops_calls": _loop(_TURN + _END, "{{ bos_token }}" + _TOOLS),
 }
 """Jinja templates by name: `sound` and `trimmed` are right; every other one has the defect that its name tells."""

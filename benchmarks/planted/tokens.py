@@ -19,7 +19,14 @@ _THOUGHTS = planted(
         15: dialogue("Name a prime number.", "<think>Three is one.</think>\n3", "A larger one?", "<think>Eleven.</think>\n11"),
     },
 )
-_STORY = "Once upon a time " + " ".join(f"the {n}th ship sailed past the old lighthouse and never came back;" for n in range(4, 12))
+_STORIES = {
+    3: "The ferry to the island leaves at dawn. On deck a boy counts the gulls that follow the ship, and he gives each of them the name of an uncle he has never "
+    "met. By noon he has run out of uncles. He starts with the rivers of his school atlas, and when the harbour comes into sight the smallest gull is called Danube.",
+    10: "Nobody in the village could say who had built the bridge. It was there before the mill, before the church, even before the road, and it led to nothing but "
+    "a field of poppies. Every year somebody proposed to pull it down for its stones; every year the poppies came into flower, and the proposal was put off.",
+    18: "My grandfather mended clocks with a kitchen knife and the patience of a heron. When he died we found forty-one of them in the attic, all going, all showing "
+    "a different time. We wound each one once a week until the last spring broke, and on that evening the whole house grew so quiet that the dog began to bark.",
+}
 
 
 def _all(rows: Sequence[Any]) -> tuple[int, ...]:
@@ -39,9 +46,9 @@ CASES = [
     _case(
         "template",
         "bos_in_row",
-        "a row was rendered before: its text begins with the first token",
+        "a row was rendered before: a turn begins with the first token of all",
         "sound",
-        "double_bos",
+        "special_token",
         (9,),
         planted(_CHAT, {9: dialogue("Hello there, who are you?", "I am a helper.", system=BOS + "Be kind.")}),
     ),
@@ -69,26 +76,30 @@ CASES = [
     _case("template", "system_dropped", "the template leaves system turns out without a word", "drops_system", "unknown_role", (4, 11), _WITH_SYSTEM),
     _case("template", "tool_refused", "the template refuses tool results", "no_tool", "unknown_role", _all(_TOOLS), _TOOLS),
     _case("template", "tool_dropped", "the template leaves tool results out without a word", "drops_tool", "unknown_role", _all(_TOOLS), _TOOLS),
-    _case("mask", "calls_dropped", "the template leaves tool calls out, so that none is learned", "drops_calls", "no_scored_tokens", _all(_TOOLS), _TOOLS),
     _case(
         "mask",
-        "answers_dropped",
-        "the template leaves answers out: nothing is scored",
-        "drops_answer",
-        "no_scored_tokens",
-        _all(_CHAT),
-        _CHAT,
-        also=("not_a_prefix", "eos_missing"),
+        "calls_dropped",
+        "the template leaves tool calls out, so that none is learned",
+        "drops_calls",
+        "unknown_role",
+        _all(_TOOLS),
+        _TOOLS,
+        why="tool calls",
     ),
     _case(
         "mask",
-        "prompts_dropped",
-        "the template leaves questions out: every token is scored",
-        "drops_user",
-        "all_tokens_scored",
+        "answers_dropped",
+        "the template leaves answers out: what is asked is no part of what is trained",
+        "drops_answer",
+        "not_a_prefix",
         _all(_CHAT),
         _CHAT,
-        also=("unknown_role", "not_a_prefix"),
+    ),
+    _case(
+        "mask", "answers_emptied", "the template writes the answer's header and end, and forgets its text", "empties_answer", "unknown_role", _all(_CHAT), _CHAT
+    ),
+    _case(
+        "mask", "prompts_dropped", "the template leaves questions out, so that every token would be scored", "drops_user", "unknown_role", _all(_CHAT), _CHAT
     ),
     _case(
         "mask",
@@ -106,8 +117,8 @@ CASES = [
         "sound",
         "answer_truncated",
         (3, 10, 18),
-        planted(_CHAT, {line: dialogue(f"Tell me story {line}.", f"{line}. {_STORY}") for line in (3, 10, 18)}),
-        max_length=320,
+        planted(_CHAT, {line: dialogue(f"Tell me story {line}.", story) for line, story in _STORIES.items()}),
+        max_length=200,
         also=("length_outlier", "near_duplicate"),
     ),
     _case(
@@ -117,8 +128,8 @@ CASES = [
         "sound",
         "too_long",
         (7,),
-        planted(_CHAT, {7: dialogue(_STORY, "A sad story.")}),
-        max_length=320,
+        planted(_CHAT, {7: dialogue(_STORIES[10], "A quiet story.")}),
+        max_length=200,
         also=("length_outlier",),
     ),
 ]

@@ -42,6 +42,7 @@ Unproven = Annotated[
 RunId = Annotated[str, typer.Argument(help="A run's id, the beginning of one, or last.")]
 
 HERE = Path(".planish")
+CONVERTS_TO = "openai, alpaca, sharegpt, prompt_completion, text, dpo, openai_preference, kto, prm, label, extraction, summary, qa"
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
@@ -88,8 +89,50 @@ def _stage_verb(stage: str, line: str) -> None:
     def verb(recipe: RecipePath, workspace: Workspace = HERE, unproven: Unproven = False, as_json: Json = False) -> None:
         _run(recipe, workspace, stage, unproven, as_json)
 
-    verb.__doc__ = f"{line}\n\nRuns the stages before it too, unless they are unchanged.\n\nExample: planish {stage} recipe.yaml"
+    verb.__doc__ = _stage_help(stage, line)
     app.command(stage)(verb)
+
+
+def _stage_help(stage: str, line: str) -> str:
+    return f"{line}\n\nRuns the stages before it too, unless they are unchanged.\n\nExample: planish {stage} recipe.yaml"
+
+
+def _train_verb(stage: str, line: str) -> None:
+    def verb(
+        recipe: RecipePath,
+        workspace: Workspace = HERE,
+        unproven: Unproven = False,
+        find_lr: Annotated[bool, typer.Option("--find-lr", help="Measure a learning rate on a throw-away copy instead; nothing is trained.")] = False,
+        as_json: Json = False,
+    ) -> None:
+        if find_lr:
+            _find_lr(recipe, workspace, as_json)
+        else:
+            _run(recipe, workspace, stage, unproven, as_json)
+
+    verb.__doc__ = _stage_help(stage, line)
+    app.command(stage)(verb)
+
+
+def _find_lr(path: Path, workspace: Path, as_json: bool) -> None:
+    """The learning-rate range test of the first entry over the prepared rows: a table, a suggestion, and the curve in the workspace."""
+    from planish.errors import InputError, Problem
+    from planish.recipe import Recipe
+
+    recipe = Recipe.load(path)
+    if not recipe.train:
+        raise InputError(Problem("train", "the recipe trains nothing", "add a train entry"))
+    from planish import pipeline
+    from planish.progress import Terminal
+    from planish.stages import _lr_page as lr_page
+    from planish.stages.train import find_learning_rate
+
+    progress = Terminal()
+    prepared = pipeline.run(recipe, workspace=workspace, until="prepare", progress=progress).stages["prepare"].folder
+    assert prepared is not None  # nothing gates prepare
+    found = find_learning_rate(recipe, prepared, progress)
+    curve = lr_page.write(found, workspace, recipe)
+    typer.echo(json.dumps({"lr_test": lr_page.as_json(found), "curve": str(curve)}, indent=1) if as_json else f"{lr_page.text(found)}\ncurve: {curve}")
 
 
 for _stage, _line in {
@@ -103,7 +146,7 @@ for _stage, _line in {
     "observe": "Ask the gold set again of the live endpoint.",
     "feedback": "Turn corrected answers into the next dataset version.",
 }.items():
-    _stage_verb(_stage, _line)
+    (_train_verb if _stage == "train" else _stage_verb)(_stage, _line)
 
 
 def _run(recipe: Path, workspace: Path, until: str, unproven: bool, as_json: bool) -> None:
@@ -388,9 +431,7 @@ def gold_spend(recipe: RecipePath, workspace: Workspace = HERE, as_json: Json = 
 @app.command()
 def convert(
     file: Annotated[str, typer.Argument(help="A file of rows, a folder of such files, or hub:owner/name[:split].", show_default=False)],
-    to: Annotated[
-        str, typer.Option(help="The format to write: openai, alpaca, sharegpt, prompt_completion, text, dpo, openai_preference, kto, prm, label, ...")
-    ],
+    to: Annotated[str, typer.Option(help=f"The format to write: {CONVERTS_TO}.")],
     out: Annotated[Path, typer.Option(help="The file to write: .jsonl, .json, .csv, .tsv (each also .gz) or .parquet.")],
     lossy: Annotated[bool, typer.Option("--lossy", help="Write although something is lost; what was is counted.")] = False,
     as_json: Json = False,
@@ -479,6 +520,54 @@ def mask(
     else:
         typer.echo(mask_view.text(views, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ, tokens=tokens), color=True)
         typer.echo(line)
+
+
+@app.command()
+def preflight(
+    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a file or folder of rows.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="The model to train; a recipe names its own.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a row may have; what the model states without it.", min=2)] = None,
+    policy: Annotated[str, typer.Option(help="What becomes of longer rows: refuse, drop, cut_prompt_left or split.")] = "refuse",
+    last: Annotated[bool, typer.Option("--last", help="Train the last answer of each dialogue alone.")] = False,
+    template: Annotated[Path | None, typer.Option(help="A chat template for a base model that has none.")] = None,
+    task: Annotated[str | None, typer.Option(help="What the rows are for; by their keys without it.")] = None,
+    workspace: Workspace = HERE,
+    as_json: Json = False,
+) -> None:
+    """Look at rows, template, mask and model files before any model is loaded: one line a check, exit 2 where one is red.
+
+    Example: planish preflight rows.jsonl --model smollm2-135m-instruct --max-length 1024
+    """
+    from typing import get_args
+
+    from planish.errors import InputError, Problem, did_you_mean
+    from planish.model import bundled, dialogues
+    from planish.model import preflight as flying
+    from planish.model.fit import Policy
+    from planish.recipe import Recipe
+
+    if policy not in get_args(Policy):
+        raise InputError(Problem("--policy", f'unknown policy "{policy}"', did_you_mean(policy, get_args(Policy))))
+    recipe = Recipe.load(path) if path.suffix in (".yaml", ".yml") else None
+    name = model or (recipe.model if recipe else None)
+    if name is None:
+        raise InputError(Problem("--model", "rows alone say nothing of tokens", "name the model that is to be trained"))
+    entry = recipe.train[0] if recipe and recipe.train else None
+    lines = flying.preflight(
+        flying.Flight(
+            dialogues.of_recipe(recipe) if recipe else dialogues.read(path, _task(task)),
+            bundled.locate(name, path.parent if recipe else Path.cwd()),
+            template=template.read_text(encoding="utf-8") if template else None,
+            turns="last" if last else "all",
+            max_length=max_length or (entry.max_length if entry else None),
+            policy=policy,  # type: ignore[arg-type]
+            targets=tuple(flying.targets(entry)) if entry else (),
+            workspace=workspace.absolute(),
+            full=entry is not None and entry.adapter.name == "full",
+        )
+    )
+    typer.echo(json.dumps([line._asdict() for line in lines], indent=1) if as_json else flying.text(lines))
+    sys.exit(2 if any(line.status == "red" for line in lines) else 0)
 
 
 @data_app.command("reviews")

@@ -141,6 +141,7 @@ class TrainSection(Section):
     keep: Literal["best", "last"] = "best"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoints: Annotated[int, Field(ge=0)] = 10
+    trunk_cache_mb: Annotated[int, Field(ge=0)] = 0
     seed: int = 42
     launch: LaunchSection = LaunchSection()
 
@@ -216,8 +217,8 @@ class Recipe(Section):
         return read(Path(path))
 
     def resolve(self, path: Path) -> Path:
-        """A path of the recipe, relative to the recipe's own folder."""
-        return path if path.is_absolute() or self.source is None else self.source.parent / path
+        """A path of the recipe, relative to the recipe's own folder; a hub data set's name stays as it is."""
+        return path if path.is_absolute() or str(path).startswith("hub:") or self.source is None else self.source.parent / path
 
     @property
     def fingerprint(self) -> str:

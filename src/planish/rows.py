@@ -59,6 +59,8 @@ class NoteCode(StrEnum):
     UNGROUNDED = "ungrounded"
     REPETITION = "repetition"
     ANSWER_IN_PROMPT = "answer_in_prompt"
+    PROMPT_IN_ANSWER = "prompt_in_answer"
+    LENGTH_BIAS = "length_bias"
     ALL_TOKENS_SCORED = "all_tokens_scored"
     SPECIAL_TOKEN = "special_token"
 

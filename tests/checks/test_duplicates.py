@@ -36,6 +36,13 @@ def test_d5_the_same_question_with_another_answer_is_no_duplicate() -> None:
     assert not duplicates.check(Table.of([_row(0, "x", "a"), _row(1, "x", "b")])).findings
 
 
+def test_a_gold_row_is_no_copy_of_a_training_row() -> None:
+    """What stands on both sides is for the leakage check, which drops the training row, never the gold one (MISSION D9)."""
+    rows = [_row(n, text) for n, text in enumerate("aab")]
+    assert not duplicates.check(Table.of(rows), {"1": "gold"}).findings
+    assert [finding.row_id for finding in duplicates.check(Table.of(rows), {"0": "gold", "1": "gold"}).findings] == ["1"]
+
+
 def test_d5_agrees_with_pandas() -> None:
     """MISSION D5, Proof: pandas drop_duplicates (on ASCII text without case or spacing, where normalisation changes nothing)."""
     rng = random.Random(5)

@@ -59,7 +59,11 @@ def test_bins_hold_every_item_once_within_the_capacity(sizes: list[int], capacit
         assert used[0] + used[1] > capacity
 
 
-@given(st.lists(st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=30), min_size=1, max_size=3), min_size=1, max_size=25), st.integers(20, 80), st.booleans())
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=30), min_size=1, max_size=3), min_size=1, max_size=25),
+    st.integers(20, 80),
+    st.booleans(),
+)
 def test_packing_loses_nothing_and_keeps_to_the_budget(groups: list[list[list[int]]], budget: int, shared: bool) -> None:
     """Every group once and whole, with its weights; a tree above the budget holds a single group. Without sharing the budget counts padded cells."""
     given_groups = [[row(*ids) for ids in group] for group in groups]

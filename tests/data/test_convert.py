@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from planish.cli import app
+from planish.cli import CONVERTS_TO, app
 from planish.data.contract import Refused, row_from
 from planish.data.convert import convert, write
 from planish.data.formats import Fault, read_records
@@ -255,6 +255,10 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, value: dict[str, Any], t
     with pytest.raises(InputError, match=why):
         convert(source, to, tmp_path / out)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_help_names_every_format() -> None:
+    assert CONVERTS_TO.split(", ") == list(TARGETS)
 
 
 def test_the_command_writes_and_counts(tmp_path: Path) -> None:

@@ -62,7 +62,15 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _made(tmp_path / "a").sha256 == _made(tmp_path / "b").sha256
     first, second = ({path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in "ab")
     assert first == second
-    assert {str(path) for path in first} == {"rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json", "findings/pii.jsonl", "findings/pii.json"}
+    assert {str(path) for path in first} == {
+        "rows.jsonl",
+        "rejected.jsonl",
+        "split.json",
+        "gold.json",
+        "manifest.json",
+        "findings/pii.jsonl",
+        "findings/pii.json",
+    }
 
 
 def test_gold_cannot_be_reached_through_a_dataset(tmp_path: Path) -> None:

@@ -15,12 +15,33 @@ from benchmarks.planted.suite import CASES, CLEAN, DEFECTS
 FOLDER = Path(readme.__file__).parent
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+HEAVY = frozenset({"pii", "secrets", "mislabels"})
+TOKENS = frozenset({"template", "mask", "truncation"})
+"""Checks that the fast tests make only where they are what is tested: each takes tens of milliseconds for 40 rows."""
+
+
+def _params(cases: list[Case]) -> list[object]:
+    """A defect that is known to be missed must be missed: once it is found, its limit has to go."""
+    return [pytest.param(case, id=case.name, marks=pytest.mark.xfail(reason=case.limit, strict=True) if case.limit else ()) for case in cases]
+
+
+@pytest.mark.parametrize("case", _params([case for case in CASES if not {one.code for one in case.expected} & {"mislabel_suspected"}]))
 def test_planted(case: Case) -> None:
-    """What is said of a case is what must be said of it, and nothing else."""
-    said = ask(case)
-    verdict = judge(case, said)
-    assert verdict.right, f"{case.what}: must say {case.expected or 'nothing'}; said {sorted({(one.code, one.line, one.why) for one in said}, key=str)[:10]}"
+    """What is said of a case is what must be said of it, and nothing else. The heavy checks run where they are what is tested."""
+    _assert_right(case, HEAVY - {case.part} | (TOKENS if case.ask.template is None else frozenset()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", _params(list(CASES)))
+def test_planted_with_every_check(case: Case) -> None:
+    """The same with every check on every case."""
+    _assert_right(case, frozenset())
+
+
+def _assert_right(case: Case, without: frozenset[str]) -> None:
+    said = ask(case, without=without)
+    heard = sorted({(one.code, one.line or 0, one.why) for one in said})[:10]
+    assert judge(case, said).right, f"{case.what}: must say {case.expected or 'nothing'}; said {heard}"
 
 
 def test_enough_is_planted() -> None:
@@ -75,12 +96,12 @@ def test_a_rival_without_the_check_is_not_said_to_miss() -> None:
 
 
 def test_readme_shows_the_results() -> None:
-    """README.md holds the tables of results.json and rivals.json, every case in them, and planish's score there is full."""
+    """README.md holds the tables of results.json and rivals.json, every case in them, and planish misses there what is known to be missed, and nothing else."""
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert readme.tables() in page
     kept = json.loads((FOLDER / "results.json").read_text())["cases"]
     assert set(kept) == {case.name for case in CASES}
-    assert [name for name, one in kept.items() if not one["right"]] == []
+    assert [name for name, one in kept.items() if not one["right"]] == [case.name for case in CASES if case.limit]
 
 
 def _rival(package: str) -> Rival:

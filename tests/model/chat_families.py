@@ -94,7 +94,9 @@ def chat(name: str, **changed: Any) -> Chat:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(_TEXT * 4, trainers.BpeTrainer(vocab_size=400, special_tokens=list(family.special), initial_alphabet=alphabet, show_progress=False))
+    special = [token for token in family.special if "think" not in token]  # thoughts are said by the model: their tokens are added, but not special
+    raw.train_from_iterator(_TEXT * 4, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    raw.add_tokens([token for token in family.special if "think" in token])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=family.bos, eos_token=family.eos, pad_token=family.eos)
     tokenizer.chat_template = family.template
     end = tokenizer.convert_tokens_to_ids(family.end)

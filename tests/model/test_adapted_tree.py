@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
+from tests.model.families import distance, draw_rows, eager, flat_loss, gradients, make
 from torch import nn
 
 from planish.data.tree import Sequence, build
@@ -14,7 +15,6 @@ from planish.model.load import load
 from planish.model.policy import score
 from planish.model.recompute import checkpoint_activations
 from planish.model.trunk import Trunk
-from tests.model.families import distance, draw_rows, eager, flat_loss, gradients, make
 
 
 @pytest.fixture(scope="module")

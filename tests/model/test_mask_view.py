@@ -55,14 +55,12 @@ def test_every_token_has_its_reason() -> None:
     one = chat("chatml")
     view = look(row(CALLED, tools=(TOOL,)), one)
     reasons = list(dict.fromkeys(token.reason for token in view.tokens))
-    assert (
-        reasons
-        == [
-            "turn 1 (user)",
-            "header of turn 2 (assistant)",
-            "answer of turn 2",
-            "ends turn 2",
-            "behind the end of turn 2: nothing is said there",
+    assert reasons == [
+        "turn 1 (user)",
+        "header of turn 2 (assistant)",
+        "answer of turn 2",
+        "ends turn 2",
+        "behind the end of turn 2: nothing is said there",
         "turn 3 (tool)",
         "header of turn 4 (assistant)",
         "answer of turn 4",

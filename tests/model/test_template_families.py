@@ -226,6 +226,27 @@ def test_the_end_of_a_turn_is_the_one_the_template_writes(tmp_path: Path) -> Non
     assert again.template_hash == one.template_hash
 
 
+def test_what_a_template_writes_behind_the_last_end_is_not_trained() -> None:
+    """Phi 3's way: each turn has its end token, and the whole text another one, which stands behind the last turn alone."""
+    one = chat(
+        "chatml",
+        template=CHATML.replace("{% if add_generation_prompt", "{% if not add_generation_prompt %}<|endoftext|>{% endif %}{% if add_generation_prompt"),
+    )
+    one = Chat(one.tokenizer, one.more_ends | {one.tokenizer.convert_tokens_to_ids("<|endoftext|>")})
+    assert scored_text(one, TWICE) == "Paris<|im_end|>It is sunny<|im_end|>"
+    spelled = turns(("user", "a"), ("assistant", "say <|im_end|> twice"))
+    assert scored_text(one, spelled) == "say <|im_end|> twice<|im_end|>"
+
+
+def test_an_end_that_only_the_last_turn_has_is_refused_before() -> None:
+    """gpt-oss's way: the last answer ends in another token than the answers of the history."""
+    last = "{{ '<|endoftext|>' if loop.last and m.role == 'assistant' else '<|im_end|>' }}{{ '\n' }}{% endfor %}"
+    one = chat("chatml", template=CHATML.replace("{{ '<|im_end|>\n' }}{% endfor %}{% if add", last + "{% if add"))
+    one = Chat(one.tokenizer, frozenset({one.tokenizer.convert_tokens_to_ids("<|endoftext|>")}))
+    assert refusal(one.masks([Dialogue(TWICE)])[0]).code == "not_a_prefix"
+    assert scored_text(one, TWICE, turns="last") == "It is sunny<|endoftext|>"
+
+
 def test_a_base_model_gets_an_explicit_template(tmp_path: Path) -> None:
     one = chat("chatml")
     one.tokenizer.chat_template = None

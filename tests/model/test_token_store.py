@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.model.chat_families import chat, row, turns
 
+from planish.data import parallel
 from planish.data.table import Table
+from planish.data.task import classification
 from planish.data.tree import Sequence
 from planish.model import tokenise
 from planish.model.chat import Chat, Refused
@@ -18,7 +22,7 @@ from planish.model.mask import Dialogue, Masked
 from planish.model.token_store import TokenStore
 from planish.model.tokenise import How, build
 from planish.objectives import sft
-from planish.rows import ChatRow
+from planish.rows import ChatRow, LabelRow
 
 ROWS = [row(turns(("user", f"the weather {'is ' * (n % 7)}{n}?"), ("assistant", "sunny " * (1 + n % 3) + str(n))), id=f"r{n}") for n in range(40)]
 LONG = turns(
@@ -75,6 +79,17 @@ def test_tokenised_once(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len({build(ROWS, how, tmp_path).folder for how in others} | {made.folder, build(ROWS[1:], How(folder), tmp_path).folder}) == 6
 
 
+def test_rows_that_are_no_dialogues_are_asked_as_their_task_asks(folder: Path, tmp_path: Path) -> None:
+    """The instruction is part of what is tokenised, so another one is another store; an objective must say what it is for the same reason."""
+    labels = [LabelRow(id=str(n), origin=ROWS[0].origin, text=f"it is {n}", label=label) for n, label in enumerate(["sunny", "Paris"] * 3)]
+    task, other = classification(["Paris", "sunny"]), classification(["Paris", "sunny"], "what is it?")
+    store = build(labels, How(folder, task=task), tmp_path)
+    assert store.example(0) == sft.encode(task.conversation(labels[0]), Chat.load(folder))
+    assert build(labels, How(folder, task=other), tmp_path).folder != store.folder
+    with pytest.raises(ValueError, match="meaning"):
+        How(folder, encode=two)
+
+
 def test_an_interrupted_store_is_absent(folder: Path, tmp_path: Path) -> None:
     def failing(given: ChatRow, one: Chat) -> Example:
         if given.id == "r30":
@@ -82,7 +97,7 @@ def test_an_interrupted_store_is_absent(folder: Path, tmp_path: Path) -> None:
         return two(given, one)
 
     with pytest.raises(KeyboardInterrupt):
-        build(ROWS, How(folder, encode=failing), tmp_path)
+        build(ROWS, How(folder, encode=failing, meaning=(("objective", "failing"),)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,6 +107,39 @@ def test_many_chunks_are_one_store(folder: Path, tmp_path: Path, monkeypatch: py
     parts = build(ROWS, How(folder), tmp_path / "parts")
     for file in sorted(path.name for path in whole.folder.iterdir()):
         assert (whole.folder / file).read_bytes() == (parts.folder / file).read_bytes()
+
+
+FORKED = """
+import sys
+from pathlib import Path
+from planish.data import parallel
+from planish.data.table import Table
+from planish.model import measured, tokenise
+from planish.model.chat import Chat
+from planish.rows import ChatRow, LabelRow
+pools = []
+start = parallel.ProcessPoolExecutor
+parallel.ProcessPoolExecutor = lambda *given, **more: pools.append(1) or start(*given, **more)
+rows = Table.of(ChatRow.model_validate_json(line) for line in open(sys.argv[1]))
+tokenise.CHUNK = measured.CHUNK = 7
+print(tokenise.build(rows, tokenise.How(Path(sys.argv[2])), Path(sys.argv[3])).folder)
+print(measured.measure(rows, Chat.load(Path(sys.argv[2]))).lengths.tolist(), len(pools))
+"""
+
+
+@pytest.mark.skipif(parallel.cores() < 2 or sys.platform != "linux", reason="processes are forked on Linux, where there is more than one core")
+def test_forked_processes_make_the_same_store(folder: Path, tmp_path: Path) -> None:
+    """Where torch is not loaded the rows go to as many processes as there are cores: the same bytes, and the same lengths."""
+    here = build(ROWS, How(folder), tmp_path / "here")
+    (tmp_path / "rows.jsonl").write_text("\n".join(given.model_dump_json() for given in ROWS), encoding="utf-8")
+    given = [str(tmp_path / "rows.jsonl"), str(folder), str(tmp_path / "there")]
+    done = subprocess.run([sys.executable, "-c", FORKED, *given], capture_output=True, text=True, check=True)
+    there, said = done.stdout.splitlines()
+    assert said == f"{here.lengths.tolist()} 2"
+    assert done.stderr == ""
+    assert Path(there).name == here.folder.name
+    for file in sorted(path.name for path in here.folder.iterdir()):
+        assert (here.folder / file).read_bytes() == (Path(there) / file).read_bytes()
 
 
 def test_no_pickle(folder: Path, tmp_path: Path) -> None:

@@ -122,3 +122,49 @@ def test_trl_trains_a_turn_of_weight_0(tiny: Path, tmp_path: Path) -> None:
     assert chat.decode([label for label in target if label != -100]) == "wrongright"
     assert chat.decode([label for label in my_target if label != -100]) == "right"
     assert len(ids) > len(my_target)
+
+
+def test_every_training_template_of_trl(tmp_path: Path) -> None:
+    """TRL ships some 30 templates with markers set by hand, one per family. On the same templates our spans need no marker: no token is trained that TRL leaves out.
+
+    What TRL trains besides is either in the prompt that is served (Qwen 3.5's opened thought: the model never writes it) or behind the end token (a line
+    break, the end of the text).
+    """
+    import re
+
+    import trl
+    from tests.model.chat_families import chat
+
+    turns = tuple(
+        Message(role=role, content=text)
+        for role, text in (("user", "what is it?"), ("assistant", "Paris"), ("user", "the weather"), ("assistant", "It is sunny"))
+    )  # type: ignore[arg-type]
+    compared = []
+    for path in sorted((Path(trl.__file__).parent / "chat_templates").glob("*_training.jinja")):
+        template = path.read_text(encoding="utf-8")
+        one = chat("llama3", template=template)
+        found = set(re.findall(r"<[|｜][^|｜<>{} ]+[|｜]>|<end_of_turn>|<turn\|>", template))
+        one.tokenizer.add_special_tokens({"additional_special_tokens": sorted(found)})
+        ending = {token for token in found if re.search(r"(?i)im_end|eot|end_of_turn|<\|end\||end▁of|turn\|>|return|endoftext", token)}
+        one = Chat(one.tokenizer, frozenset(one.tokenizer.convert_tokens_to_ids(sorted(ending))))
+        (masked,) = one.masks([Dialogue(turns)])
+        if isinstance(masked, Refused):  # the prompt opens a thought that the history does not have, no end token, or content given as a list of parts
+            assert masked.code in ("not_a_prefix", "eos_missing", "unknown_role")
+            continue
+        theirs = one.tokenizer.apply_chat_template(
+            [dict(role=turn.role, content=turn.content) for turn in turns], return_assistant_tokens_mask=True, return_dict=True
+        )
+        ids, marks = theirs["input_ids"], theirs["assistant_masks"]
+        assert masked.ids == ids[: len(masked.ids)]
+        assert all(mark for mark, weight in zip(marks, masked.weights, strict=False) if weight)
+        prompts = {span.start: len(one.prompt(turns[: span.turn])) for span in masked.spans}
+        ends = [span.stop for span in masked.spans]
+        for at, mark in enumerate(marks):
+            if mark and not (at < len(masked.weights) and masked.weights[at]):
+                served = any(at < start == length for start, length in prompts.items())
+                after = max((end for end in ends if end <= at), default=None)
+                nothing = {"", *one.tokenizer.convert_ids_to_tokens(list(one.ends))}
+                behind = after is not None and one.tokenizer.decode(ids[after : at + 1]).strip() in nothing
+                assert served or behind, path.name
+        compared.append(path.stem)
+    assert len(compared) >= 18

@@ -45,7 +45,13 @@ def _sample(target: str = RIGHT, number: int = 0) -> Sample:
     [
         RIGHT,
         json.dumps(CALL),
-        json.dumps({"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {**CALL, "arguments": '{"city": "Rome", "days": 2}'}}]}),
+        json.dumps(
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {**CALL, "arguments": '{"city": "Rome", "days": 2}'}}],
+            }
+        ),
         f"<tool_call>\n{json.dumps(CALL)}\n</tool_call>",
         f"I will look.\n<tool_call>{RIGHT}</tool_call>",
         f"<tool_call>{json.dumps(CALL)}",
@@ -129,7 +135,12 @@ def test_no_tool_precision_and_recall() -> None:
 
 def test_accepted_values() -> None:
     target = json.dumps([{"name": "get_weather", "accepted": {"city": ["Rome", "Roma"], "days": [2, ""]}}])
-    assert [score(_sample(target), f"[get_weather({said})]").value for said in ("city='roma'", "city='Rome', days=2", "city='Rom'", "city='Rome', days=1")] == [1, 1, 0, 0]
+    assert [score(_sample(target), f"[get_weather({said})]").value for said in ("city='roma'", "city='Rome', days=2", "city='Rom'", "city='Rome', days=1")] == [
+        1,
+        1,
+        0,
+        0,
+    ]
 
 
 def test_refusals() -> None:
@@ -168,7 +179,7 @@ def _rows(bfcl: SimpleNamespace, category: str) -> list[tuple[list[dict], list[d
     return [(row["function"], keys[row["id"]]) for row in asked]
 
 
-def _first(values: list, parameter: dict) -> object:
+def _first(values: list) -> object:
     """A value that the key accepts, as a model would write it; None where it may only be left out."""
     value = next((one for one in values if one != ""), None)
     if isinstance(value, dict):
@@ -178,12 +189,11 @@ def _first(values: list, parameter: dict) -> object:
     return value
 
 
-def _answer(functions: list[dict], key: list[dict]) -> list[dict]:
-    known = {function["name"]: function["parameters"]["properties"] for function in functions}
+def _answer(key: list[dict]) -> list[dict]:
     calls = []
     for right in key:
-        (name, accepted) = next(iter(right.items()))
-        arguments = {one: _first(values, known.get(name, {}).get(one, {})) for one, values in accepted.items()}
+        ((name, accepted),) = right.items()
+        arguments = {one: _first(values) for one, values in accepted.items()}
         calls.append({name: {one: value for one, value in arguments.items() if value is not None}})
     return calls
 
@@ -274,7 +284,7 @@ def test_f2_verdicts_are_bfcls_row_by_row(category: str, bfcl: SimpleNamespace) 
     draw = random.Random(category)
     verdicts = {True: 0, False: 0}
     for functions, key in _rows(bfcl, category):
-        truth = _answer(functions, key)
+        truth = _answer(key)
         for answer in [truth, *(_mutated(truth, draw) for _ in range(3))]:
             valid, error = _theirs(bfcl, functions, answer, key, category)
             ours = _ours(functions, answer, key)

@@ -44,7 +44,9 @@ def test_d2_every_refused_row_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_rows_of_a_gold_file_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(_chat(f"question number {n} about parcel {n}", f"answer {n}") for n in range(200)) + "\n", encoding="utf-8")
-    (tmp_path / "gold.jsonl").write_text("\n".join(_chat(f"gold question {n} of client {n}", "x") for n in range(199)) + "\n" + _chat("Question number 7 about parcel 7", "y") + "\n")
+    (tmp_path / "gold.jsonl").write_text(
+        "\n".join(_chat(f"gold question {n} of client {n}", "x") for n in range(199)) + "\n" + _chat("Question number 7 about parcel 7", "y") + "\n"
+    )
     checked = check_rows(tmp_path / "rows.jsonl", gold=tmp_path / "gold.jsonl", checks=[Use(name="leakage")])
     assert [(row.file, row.line, row.code.value) for row in checked.rejected] == [("rows.jsonl", 8, "gold_overlap")]
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.conftest import make_tiny
+from typer.testing import CliRunner
 
 from planish import pipeline
+from planish.cli import app
 from planish.errors import InputError, RunFailed
 from planish.events import EventType
 from planish.model import trained
@@ -211,6 +213,37 @@ def test_t4_the_test_of_an_entry_touches_nothing(home: Path, tmp_path: Path) -> 
     assert found.lr == [rate for rate, _ in seen][: len(found.lr)]
     assert len(found.lr) >= 10
     assert before == {path: path.read_bytes() for path in (home / "space").rglob("*") if path.is_file()}
+
+
+def test_t4_from_the_command_line(home: Path, tmp_path: Path) -> None:
+    """MISSION T4: `planish train --find-lr`: a table, a suggestion, a picture and `lr_test{lr[],loss[],suggested}`; no training stage is run."""
+    recipe(home, LORA.replace("learning_rate: 1e-2, ", ""))
+    space = tmp_path / "space"
+    done = CliRunner().invoke(app, ["train", str(home / "recipe.yaml"), "--find-lr", "--workspace", str(space)])
+    assert done.exit_code == 0, done.output
+    assert "learning rate" in done.output
+    assert "suggested: learning_rate: " in done.output or "no suggestion: " in done.output
+    kept = json.loads((space / "lr_tests" / "recipe.json").read_text())
+    assert {"lr", "loss", "suggested"} <= kept.keys()
+    assert (space / "lr_tests" / "recipe.svg").read_text().count("<svg") == 1
+    store = Store(space)
+    assert {stage for run in store.runs() for stage in store.stages(run["id"])} == {"prepare"}
+    store.close()
+
+
+def test_the_trunk_is_cached_on_request_and_said_when_it_cannot_be(home: Path, tmp_path: Path) -> None:
+    """Adapters on the second of two layers only: three epochs with the first layer's outputs on disk end where the plain run does (1e-4); on every layer, it is said."""
+    upper = LORA.replace("{lora: {r: 4}}", "{lora: {r: 4, targets: ['layers.1.mlp.up_proj', 'layers.1.self_attn.q_proj']}}").replace(
+        "max_steps: 6", "max_steps: 21"
+    )
+    plain, cached = Run(home, tmp_path / "plain", upper), Run(home, tmp_path / "cached", upper.replace("precision", "trunk_cache_mb: 64, precision"))
+    wanted, got = lora_weights(plain.go()), lora_weights(cached.go())
+    assert (got - wanted).norm() <= 1e-4 * wanted.norm()
+    assert (cached.work / "trunk-0.bin").stat().st_size > 0
+    assert not any("trunk" in body["what"] for body in cached.bodies(EventType.TRAIN_WARNED))
+    everywhere = Run(home, tmp_path / "all", LORA.replace("precision", "trunk_cache_mb: 64, precision"))
+    everywhere.go()
+    assert any("trunk_cache_mb: off: the first layer" in body["what"] for body in everywhere.bodies(EventType.TRAIN_WARNED))
 
 
 RANKED = LORA.replace("precision", "launch: {ranks: 2, shard: SHARD}, precision")

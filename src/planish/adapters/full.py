@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 LEARNING_RATE = 2e-5
+MERGES = True
 
 
 def attach(model: nn.Module) -> nn.Module:

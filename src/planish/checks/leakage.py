@@ -118,8 +118,9 @@ def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[l
         told += [key.id for key, (_, gives_away) in zip(keys, batch, strict=True) if gives_away]
         parts.append(Shingles.of(traced.shingles for traced in traces))
         first += len(batch)
+    prompts = Shingles.joined(parts)
     for held in helds:
-        near, missed = held.nearly(Shingles.joined(parts), threshold)
+        near, missed = held.nearly(prompts, threshold)
         found += [(held, leak) for leak in near]
         left_out += missed
     return found, told, left_out

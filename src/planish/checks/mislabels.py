@@ -15,8 +15,9 @@ from planish.errors import InputError, Problem
 from planish.lazy import require
 from planish.rows import NoteCode
 
-_FEATURES = 2**18
-_DIMENSIONS = 256
+_FEATURES = 2**15
+_DIMENSIONS = 128
+_SPARSE = 200_000  # rows times labels that are fitted as they are: beyond, a regression on all features takes minutes
 
 
 def check(
@@ -50,7 +51,7 @@ def check(
         return CheckResult(figures=figures | {"named": 0})
     table = rows.where(key.label is not None for key in rows.keys)
     texts = list(table.map(prompt_text))
-    vectors = _characters(texts, seed) if encoder is None else _meanings(texts, encoder)
+    vectors = _characters(texts, len(classes), seed) if encoder is None else _meanings(texts, encoder)
     groups = _groups(table)
     probability = _out_of_fold(vectors, targets, groups, len(classes), folds, seed, usable)
     accuracy = float((probability.argmax(axis=1) == targets)[usable].mean())
@@ -72,15 +73,15 @@ def _groups(table: Table) -> NDArray[np.int64]:
     return np.array([known.setdefault(key.group if key.group is not None else key.question, len(known)) for key in table.keys], np.int64)
 
 
-def _characters(texts: list[str], seed: int) -> NDArray[np.float64]:
-    """Unit-length vectors of the texts (_N, at most 256), from their characters alone: no label is looked at."""
+def _characters(texts: list[str], classes: int, seed: int) -> Any:
+    """TF-IDF of hashed character 2- to 5-grams within words: sparse (_N, 32768), or where there is much to fit its first 128 singular directions."""
     text = require("sklearn.feature_extraction.text", extra="classifier")
     hashed = text.HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=_FEATURES, alternate_sign=False, norm=None).transform(texts)
     weighted = text.TfidfTransformer(sublinear_tf=True).fit_transform(hashed)
-    if min(weighted.shape[0], np.count_nonzero(weighted.getnnz(axis=0))) <= _DIMENSIONS:
-        return np.asarray((weighted @ weighted.T).toarray())  # the kernel of so few rows: all there is to know of them
+    if len(texts) * classes <= _SPARSE:
+        return weighted
     reduced = require("sklearn.decomposition", extra="classifier").TruncatedSVD(_DIMENSIONS, random_state=seed).fit_transform(weighted)
-    return np.asarray(reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12))
+    return reduced / np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
 
 
 def _meanings(texts: list[str], encoder: str) -> NDArray[np.float64]:
@@ -90,7 +91,7 @@ def _meanings(texts: list[str], encoder: str) -> NDArray[np.float64]:
 
 
 def _out_of_fold(
-    vectors: NDArray[np.float64], targets: NDArray[np.int64], groups: NDArray[np.int64], classes: int, folds: int, seed: int, usable: NDArray[np.bool_]
+    vectors: Any, targets: NDArray[np.int64], groups: NDArray[np.int64], classes: int, folds: int, seed: int, usable: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """(_N, classes): the probabilities of each row's labels, by a regression fitted on the other folds. Rows of labels with too few rows only count as fitted."""
     probability = np.zeros((len(targets), classes))

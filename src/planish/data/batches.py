@@ -3,9 +3,9 @@
 Plainly, an epoch is one seeded permutation; a step's rows are fixed by it and only their micro-batches are composed for sharing (`planish.data.tree.pack`), which changes no sum.
 `shared_order` goes further and brings rows with a common prefix into the same steps.
 
-What makes it unbiased: every row is visited once an epoch; rows of one prefix are shuffled anew each epoch and cut into blocks, blocks are shuffled, and the whole circle of rows is
-turned by a uniform offset. The last makes the place of every single row exactly uniform over the epoch, whatever the sizes of the blocks, so the expected gradient of every step is
-that of the whole data. What it costs: rows of a step resemble each other more, so a step's gradient varies more about that expectation. It is off unless asked for.
+What makes it unbiased: every row is visited once an epoch; rows of one prefix are shuffled anew each epoch and cut into blocks, blocks are shuffled, and the whole circle
+of rows is turned by a uniform offset. The last makes the place of every single row exactly uniform over the epoch, whatever the sizes of the blocks, so the expected gradient of
+every step is that of the whole data. What it costs: rows of a step resemble each other more, so a step's gradient varies more about that expectation. It is off unless asked for.
 """
 
 from __future__ import annotations

@@ -100,11 +100,12 @@ def _stands_in(value: Any, accepted: Sequence[Any], kind: type, inside: type | N
     """False: the value is of the declared type. True: the answer key has another type there (a variable's name), and the value has that. Text: a type error."""
     key_kind = _key_kind(accepted)
     other = key_kind is not None and key_kind is not kind
-    if type(value) is kind:
-        if inside is None or any(type(one) is not list or all(_fits_inside(item, one, inside) for item in list[Any](value)) for one in accepted):
+    own = type(value)
+    if own is kind:
+        if inside is None or any(type(one) is not list or all(_fits_inside(item, one, inside) for item in value) for one in accepted):
             return other
-        return "type_error_nested" if type(value) is key_kind else "type_error"
-    return True if key_kind is not None and type(value) is key_kind else "type_error"
+        return "type_error_nested" if own is key_kind else "type_error"
+    return True if key_kind is not None and own is key_kind else "type_error"
 
 
 def _fits_inside(item: Any, accepted: Sequence[Any], inside: type) -> bool:

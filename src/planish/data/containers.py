@@ -38,7 +38,25 @@ class Record(NamedTuple):
     file: str = ""
 
 
+class Piece(NamedTuple):
+    """A record of JSON as it stands in the file, not decoded yet: who has many decodes them on many cores."""
+
+    line: int
+    data: bytes
+    file: str
+
+
+def record_of(piece: Piece | Record) -> Record:
+    """The record that a piece holds."""
+    return piece if isinstance(piece, Record) else Record(*_text(piece.line, piece.data), decode(piece.data), piece.file)
+
+
 def read_records(path: Path | str) -> Iterator[Record]:
+    """Every record of `read_pieces`, decoded. Raises as it does."""
+    return map(record_of, read_pieces(path))
+
+
+def read_pieces(path: Path | str) -> Iterator[Piece | Record]:
     """Every record of a file, of the files of a folder by name, or of a hub data set, in order, streamed; blank lines are no records.
 
     Raises InputError when a file is missing, empty, of an unknown kind, or cannot be read to its end; MissingExtra where a package for it is not installed.
@@ -68,7 +86,7 @@ def _folder(folder: Path) -> list[Path]:
     return files
 
 
-def _file(path: Path, name: str) -> Iterator[Record]:
+def _file(path: Path, name: str) -> Iterator[Piece | Record]:
     suffix = _suffix(path)
     if suffix not in KINDS:
         fix = did_you_mean(suffix, KINDS) if suffix else _kinds()
@@ -83,7 +101,7 @@ def _file(path: Path, name: str) -> Iterator[Record]:
         raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "check the file and who may read it")) from unreadable
 
 
-def _some(where: str, records: Iterator[Record]) -> Iterator[Record]:
+def _some(where: str, records: Iterator[Piece] | Iterator[Record]) -> Iterator[Piece | Record]:
     count = 0
     for record in records:
         count = 1
@@ -109,16 +127,16 @@ def _text(line: int, data: bytes) -> tuple[int, str, str]:
     return line, text, hashlib.sha256(data).hexdigest()
 
 
-def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Record]:
+def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Piece]:
     for number, line in enumerate(stream, start=1):
         data = line.rstrip(b"\r\n")
         if number == 1:
             data = data.removeprefix(_BOM)
         if data and not data.isspace():
-            yield Record(*_text(number, data), decode(data), name)
+            yield Piece(number, data, name)
 
 
-def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Record]:
+def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Piece]:
     """A JSON array, or JSON lines under the name .json."""
     begin = stream.peek(4096).removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
     if begin.startswith((b"{\n", b"{\r\n")):
@@ -128,7 +146,7 @@ def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Record]:
         yield from _jsonl(stream, path, name)
         return
     for line, data in json_array.elements(stream, path):
-        yield Record(*_text(line, data), decode(data), name)
+        yield Piece(line, data, name)
 
 
 def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Iterator[Record]:
@@ -142,7 +160,7 @@ def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Itera
 
 
 PARQUET = ".parquet"
-READERS: dict[str, Callable[[IO[bytes], Path, str], Iterator[Record]]] = {
+READERS: dict[str, Callable[[IO[bytes], Path, str], Iterator[Piece] | Iterator[Record]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,

@@ -14,12 +14,8 @@ REPLACEMENT = "\ufffd"
 """Stands where a character was lost for good."""
 
 
-def _as_cp1252(low: int, high: int) -> str:
-    """The characters that the bytes `low` to `high` become when they are read as Windows-1252, as a character class."""
-    return "".join(re.escape(bytes([byte]).decode("cp1252", "ignore") or chr(byte)) for byte in range(low, high + 1))
-
-
-_NEXT = f"[{_as_cp1252(0x80, 0xBF)}]"
+_READ = {chr(byte) for byte in range(0x80, 0xC0)} | set(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore"))
+_NEXT = f"[{re.escape(''.join(sorted(_READ)))}]"  # what the second and later bytes of a character become, in Latin-1 and in Windows-1252
 MOJIBAKE = re.compile(
     "|".join(
         (

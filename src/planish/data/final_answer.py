@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import zip_longest
 from typing import NamedTuple
 
 MAX_CHARS = 50_000
@@ -18,8 +19,7 @@ SHORTEST_ECHO = 20
 
 _MARK = re.compile(r"####|\\boxed\s*\{|(?:the\s+)?(?:final\s+)?\banswer\b\W{0,4}?(?:\bis\b\s*:?|[:=])", re.IGNORECASE)
 _COURTESY = re.compile(r"\.?\s*I hope it is correct\.?\s*\Z")
-_MARKUP = " \t\r\n*_`~:"
-_ENDS = _MARKUP + ".!"
+_MARKUP = " \t\r\n*_`:"
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)\s*(?P<currency>[€£¥$]?)\s*(?P<inner>[+-]?)(?P<whole>\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.(?P<decimals>\d+))?"
     r"(?:[eE](?P<power>[+-]?\d{1,3}))?(?:\s*/\s*(?P<below>\d+))?\s*(?P<unit>.*)",
@@ -48,9 +48,9 @@ def finals(text: str, prompts: Sequence[str] = ()) -> list[str]:
     Raises Doubtful: "empty", "too_long", or "several_answers" where text follows a closed \\boxed{}."""
     if len(text) > MAX_CHARS:
         raise Doubtful("too_long")
-    said = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    said = _folded(text)
     for prompt in prompts:
-        echo = unicodedata.normalize("NFKC", prompt).strip()
+        echo = _folded(prompt).strip()
         if len(echo) >= SHORTEST_ECHO:
             said = said.replace(echo, "\n")
     said = _COURTESY.sub("", said.strip())
@@ -60,7 +60,7 @@ def finals(text: str, prompts: Sequence[str] = ()) -> list[str]:
     if not marks:
         return [_bare(said)]
     found = []
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
+    for mark, after in zip_longest(marks, marks[1:]):
         part = said[mark.end() : after.start() if after else len(said)]
         if mark.group().startswith("\\"):
             inside, rest = _braced(part)
@@ -71,6 +71,13 @@ def finals(text: str, prompts: Sequence[str] = ()) -> list[str]:
             found.append(_bare(part))
         # else one mark leads to the next: "Final answer: the answer is \boxed{"
     return found
+
+
+def _folded(text: str) -> str:
+    """NFKC with a plain minus sign; but superscripts and fractions stay, which it would make digits: 10² is not 102."""
+    if text.isascii():
+        return text
+    return "".join(one if unicodedata.category(one) == "No" else unicodedata.normalize("NFKC", one) for one in text).replace("\u2212", "-")
 
 
 def _braced(text: str) -> tuple[str, str]:
@@ -84,7 +91,7 @@ def _braced(text: str) -> tuple[str, str]:
 
 def _bare(text: str) -> str:
     """Without markup around it; LaTeX's thin spaces and escaped signs written plainly."""
-    plain = text.strip().replace("\\,", "").replace("\\!", "").replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").strip(_ENDS)
+    plain = text.strip().replace("\\,", "").replace("\\!", "").replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").strip(_MARKUP).rstrip(_MARKUP + ".")
     for opening, closing in (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("(", ")"), ("[", "]")):
         if len(plain) > len(opening) + len(closing) and plain.startswith(opening) and plain.endswith(closing):
             plain = plain[len(opening) : -len(closing)].strip(_MARKUP)
@@ -109,4 +116,4 @@ def number(text: str) -> Number:
 
 def same_text(text: str) -> str:
     """The form in which two short answers are the same: case, outer marks and repeated space aside."""
-    return " ".join(text.casefold().strip(_ENDS + ",;?\"'()[]").split())
+    return " ".join(text.casefold().strip(_MARKUP + ".!,;?\"'()[]").split())

@@ -58,6 +58,11 @@ def _is(value: Any, name: str) -> bool:
 
 
 def _same(a: Any, b: Any) -> bool:
+    """Equality as JSON has it: true is not 1, at no depth."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(item, b[key]) for key, item in a.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 

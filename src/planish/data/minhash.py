@@ -166,8 +166,8 @@ class _Search:
 
 def components(n: int, pairs: list[Pairs]) -> NDArray[np.int64]:
     """The cluster of each of `n` rows, numbered by its first row: (_N,)."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
     left, right = np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
     graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(n, n))
@@ -189,4 +189,4 @@ def _band_keys(signed: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def _behind_first(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """The places of every member of each bucket but its first."""
     reps = ends - starts - 1
-    return np.repeat(starts + 1, reps) + np.arange(reps.sum()) - np.repeat(np.cumsum(reps) - reps, reps)
+    return np.asarray(np.repeat(starts + 1, reps) + np.arange(reps.sum()) - np.repeat(np.cumsum(reps) - reps, reps), np.int64)

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from planish.data.damage import ZERO_WIDTH
 from planish.rows import (
     ChatRow,
     ExtractionRow,
@@ -34,8 +35,8 @@ class Fields(NamedTuple):
 
 
 def normalised(text: str) -> str:
-    """NFKC, lower case, every run of whitespace one space, none at the ends."""
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)  # ASCII is NFKC already
+    """NFKC, lower case, no zero-width characters, every run of whitespace one space, none at the ends."""
+    folded = text if text.isascii() else unicodedata.normalize("NFKC", ZERO_WIDTH.sub("", text))  # ASCII is NFKC already
     return " ".join(folded.lower().split())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ LEAST = 3
 
 COMMON = 10
 """An n-gram of more evaluation texts than this is a template they share, and is not counted (Brown et al. 2020, appendix C, drop those of more than 10)."""
+
+_LOWEST = np.uint64(0xFFFFFF)
 
 
 class Match(NamedTuple):
@@ -71,6 +74,13 @@ class NGrams:
         grams, texts_of = grams[rare], texts_of[rare]
         return NGrams(n, grams, texts_of, np.bincount(texts_of, minlength=first), int(common.sum()))
 
+    @cached_property
+    def _marked(self) -> NDArray[np.bool_]:
+        """Which lowest 24 bits some hash has."""
+        marked = np.zeros(1 << 24, bool)
+        marked[self.hashes & _LOWEST] = True
+        return marked
+
     @staticmethod
     def long_and_short(texts: Sequence[bytes]) -> tuple[NGrams, NGrams]:
         """13-grams of the texts of 26 words or more, 5-grams of the shorter ones with at least three."""
@@ -81,11 +91,11 @@ class NGrams:
         before = 0
         for flat, lengths in chunks(texts):
             made, row = ngrams(flat, lengths, self.n)
+            maybe = self._marked[made & _LOWEST]  # nearly all end here, without a search
+            made, row = made[maybe], row[maybe]
             begin = np.searchsorted(self.hashes, made)
-            hit = np.flatnonzero(self.hashes[np.minimum(begin, len(self.hashes) - 1)] == made) if len(self.hashes) else np.zeros(0, np.int64)
-            if len(hit):
-                begin, made, row = begin[hit], made[hit], row[hit]
-                reps = np.searchsorted(self.hashes, made, "right") - begin
+            reps = np.searchsorted(self.hashes, made, "right") - begin
+            if reps.any():
                 at = np.repeat(begin - (np.cumsum(reps) - reps), reps) + np.arange(reps.sum())
                 held = np.unique(np.stack([np.repeat(row, reps), self.owner[at], at], axis=1), axis=0)  # an n-gram that a text says twice counts once
                 pairs, counts = np.unique(held[:, :2], axis=0, return_counts=True)

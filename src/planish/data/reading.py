@@ -8,15 +8,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from planish.data.contract import Refused, row_from
+from planish.data import mapping as columns
+from planish.data.clean import Change, cleaned
+from planish.data.containers import Piece, Record, read_pieces, read_records, record_of
+from planish.data.contract import row_from
+from planish.data.fault import Fault, Refused
 from planish.data.finding import Finding
-from planish.data.formats import Fault, Record, read_records
+from planish.data.formats import fitting
 from planish.data.parallel import map_chunks
 from planish.data.spool import Spool
 from planish.data.table import ROW, Keys, Table, keys_of, line_of
@@ -44,7 +49,8 @@ class RawText:
 
 @dataclass(frozen=True)
 class Reading:
-    """What files held. `labels` are those declared, else those found, sorted."""
+    """What files held. `labels` are those declared, else those found, sorted; `mapping` our key of each column that had another name; `changes` what tidying
+    did, by row id."""
 
     file: str
     n_in: int
@@ -52,6 +58,8 @@ class Reading:
     rejected: tuple[RejectedRow, ...]
     raw: RawText
     labels: tuple[str, ...] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[tuple[str, Change], ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,36 +90,59 @@ class TooManyMalformed(InputError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What rows must be: their shape (None: by their keys), the declared labels, the column that no split may cut."""
+    """What is made of a record: its columns under our keys, a row of `shape` (None: by its keys), its prompts tidied by the steps of `clean`."""
 
     shape: str | None = None
     labels: tuple[str, ...] | None = None
     group_by: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    clean: tuple[str, ...] = ()
 
 
 def read_rows(
-    *paths: Path, shape: str | None = None, labels: Sequence[str] | None = None, group_by: str | None = None, mixed: bool = False, strict: bool = True
+    *paths: Path,
+    shape: str | None = None,
+    labels: Sequence[str] | None = None,
+    group_by: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    clean: Sequence[str] = (),
+    mixed: bool = False,
+    strict: bool = True,
 ) -> Reading:
     """Read files and hold every row to the contract.
 
-    `shape` is the shape that rows must have (None: by their keys); `labels` the declared set; `group_by` the column that no split may cut.
-    Raises InputError when a file cannot be read, when its rows have several shapes and `mixed` is false, and, where `strict`, TooManyMalformed above 5 %
-    malformed lines.
+    `shape` is the shape that rows must have (None: by their keys); `labels` the declared set; `group_by` the column that no split may cut; `mapping` our key of
+    each column that has another name (None: found out, where no row has a known shape); `clean` the steps that tidy prompts.
+    Raises InputError when a file cannot be read, when what its columns are is not sure, when its rows have several shapes and `mixed` is false, and, where
+    `strict`, TooManyMalformed above 5 % malformed lines.
     """
-    wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by)
+    if mapping is None:
+        mapping = _found_out(paths[0], shape, labels)
+    else:
+        columns.check(mapping, "data.mapping")
+    wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by, mapping, tuple(clean))
     accepted = _Accepted()
     rejected: list[RejectedRow] = []
     for path in paths:
-        for part in map_chunks(partial(_take, wanted, path.name), read_records(path)):
+        for part in map_chunks(partial(_take, wanted), read_pieces(path)):
             for taken in part:
                 if isinstance(taken, RejectedRow):
                     rejected.append(taken)
                 else:
                     accepted.add(taken)
     found = {key.label for key in accepted.keys if key.label is not None}
-    reading = accepted.reading(", ".join(map(str, paths)), rejected, wanted.labels if wanted.labels is not None else sorted(found))
+    reading = accepted.reading(", ".join(map(str, paths)), rejected, wanted.labels if wanted.labels is not None else sorted(found), mapping)
     _refuse_file(reading, mixed, strict)
     return reading
+
+
+def _found_out(path: Path, shape: str | None, labels: Sequence[str] | None) -> dict[str, str]:
+    """The mapping of a file none of whose first rows has a known shape. Rows that have one are read as they are."""
+    first = list(islice(read_records(path), columns.SAMPLE))
+    if any(isinstance(record.value, Fault) or fitting(record.value, shape) is not None for record in first):
+        return {}
+    proposal = columns.propose(iter(first), shape, labels)
+    return columns.settle(proposal, str(path)) if proposal.readings else {}
 
 
 def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labels: Sequence[str]) -> Reading:
@@ -120,7 +151,7 @@ def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labe
     for row in rows:
         line = line_of(row)
         accepted.add(_Taken(keys_of(row), line, json.dumps(line.decode().rstrip("\n")).encode()))
-    return accepted.reading(file, rejected, labels)
+    return accepted.reading(file, rejected, labels, {})
 
 
 @dataclass(frozen=True)
@@ -128,6 +159,7 @@ class _Taken:
     keys: Keys
     line: bytes
     raw: bytes
+    changes: tuple[Change, ...] = ()
 
 
 class _Accepted:
@@ -138,6 +170,7 @@ class _Accepted:
         self.keys: list[Keys] = []
         self._at: list[int] = []
         self._raw_at: dict[str, int] = {}
+        self._changes: list[tuple[str, Change]] = []
 
     def add(self, taken: _Taken) -> None:
         """One more row; an id that another row has already becomes `…-2`, then `…-3`."""
@@ -146,11 +179,13 @@ class _Accepted:
         self.keys.append(taken.keys)
         self._at.append(self.rows.append(taken.line))
         self._raw_at[taken.keys.id] = self.raws.append(taken.raw + b"\n")
+        self._changes += [(taken.keys.id, change) for change in taken.changes]
 
-    def reading(self, file: str, rejected: Sequence[RejectedRow], labels: Sequence[str]) -> Reading:
+    def reading(self, file: str, rejected: Sequence[RejectedRow], labels: Sequence[str], mapping: Mapping[str, str]) -> Reading:
         """Everything that was read."""
         table = Table(self.rows, np.array(self._at, np.int64), tuple(self.keys))
-        return Reading(file, len(self.keys) + len(rejected), table, tuple(rejected), RawText(self.raws, self._raw_at), tuple(labels))
+        raw = RawText(self.raws, self._raw_at)
+        return Reading(file, len(self.keys) + len(rejected), table, tuple(rejected), raw, tuple(labels), dict(mapping), tuple(self._changes))
 
     def _renamed(self, taken: _Taken) -> _Taken:
         number = 2
@@ -160,25 +195,27 @@ class _Accepted:
         return _Taken(taken.keys._replace(id=name), line_of(row), taken.raw)
 
 
-def _take(wanted: Wanted, file: str, records: list[Record]) -> list[_Taken | RejectedRow]:
+def _take(wanted: Wanted, pieces: list[Piece | Record]) -> list[_Taken | RejectedRow]:
     """Each record as a row on its way to disk, or refused."""
-    return [_one(wanted, file, record) for record in records]
+    return [_one(wanted, record_of(piece)) for piece in pieces]
 
 
-def _one(wanted: Wanted, file: str, record: Record) -> _Taken | RejectedRow:
+def _one(wanted: Wanted, record: Record) -> _Taken | RejectedRow:
     fault = record.value
     row_id = None
     if not isinstance(fault, Fault):
         try:
-            origin = Origin(file=file, line=record.line, sha256=record.sha256)
-            row = row_from(fault, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+            value = columns.apply(fault, wanted.mapping) if wanted.mapping else fault
+            origin = Origin(file=record.file, line=record.line, sha256=record.sha256)
+            row = row_from(value, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+            row, changes = cleaned(row, wanted.clean) if wanted.clean else (row, ())
         except Refused as refused:
             own = fault.get("id")
             row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
             fault = refused.fault
         else:
-            return _Taken(keys_of(row), line_of(row), json.dumps(record.raw).encode())
-    return RejectedRow(file=file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw)
+            return _Taken(keys_of(row), line_of(row), json.dumps(record.raw).encode(), changes)
+    return RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw)
 
 
 def _set_aside(row: Row, finding: Finding, raw: str) -> RejectedRow:

@@ -78,6 +78,7 @@ def prefix_pairs(sets: Shingles, rows: NDArray[np.int64], threshold: float, *, a
     With all shingles in one order, rare ones first, two sets of Jaccard t or more share one among the first n - ceil(t n) + 1 of each
     (Chaudhuri, Ganti and Kaushik 2006; Xiao et al. 2008, PPJoin). So texts that share only a common template are never compared.
     """
+    rows = rows if against is None else _sharing(sets, rows, threshold, against)
     both = rows if against is None else np.concatenate([rows, against])
     token, place = _prefixes(sets, both, threshold)
     order = np.lexsort((sets.sizes[both[place]], place >= len(rows), token))
@@ -103,6 +104,19 @@ def within(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.
             ours, theirs = rows[at], rows[at + distance]
             yield np.minimum(ours, theirs), np.maximum(ours, theirs)
         distance += 1
+
+
+def _sharing(sets: Shingles, rows: NDArray[np.int64], threshold: float, against: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of `rows` of whose shingles the share `threshold`, without which no Jaccard reaches it, may be in `against` at all, by their lowest 24 bits."""
+    known = np.zeros(1 << 24, bool)
+    known[sets.take(against)[0] & 0xFFFFFF] = True
+    kept = [rows[:0]]
+    for begin in range(0, len(rows), _AT_ONCE):
+        part = rows[begin : begin + _AT_ONCE]
+        values, place = sets.take(part)
+        shared = np.bincount(place[known[values & 0xFFFFFF]], minlength=len(part))
+        kept.append(part[shared >= threshold * sets.sizes[part] - 1e-9])
+    return np.concatenate(kept)
 
 
 def _crossed(rows: NDArray[np.int64], starts: NDArray[np.int64], split: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[Pairs]:

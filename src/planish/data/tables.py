@@ -52,6 +52,9 @@ def _header(table: Any, path: Path) -> list[str]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise InputError(Problem(f"{path}:1", f"the header names a column twice: {', '.join(twice)}", "give every column its own name"))
+    other = next((mark for mark in ";\t|," if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise InputError(Problem(f"{path}:1", f"its cells are separated by {other!r}", "save it with commas as .csv, or with tabs as .tsv"))
     return header
 
 

@@ -41,8 +41,8 @@ KINDS: dict[str, Kind] = {
         ("question",), "sft", ("exact", "f1", "citation"), ("prompt", "few_shot", "rag"), 64, "Answer the question. Answer in as few words as possible."
     ),
     "extraction": Kind(("extraction",), "sft", ("extraction", "json_schema"), ("prompt", "few_shot"), 256, "Extract from the text. Answer with JSON only."),
-    "summarization": Kind(("summary",), "sft", ("rouge", "judge"), ("prompt", "few_shot"), 128, "Summarise the document."),
-    "chat": Kind(("chat", "prompt_completion"), "sft", ("f1", "rouge", "judge", "perplexity"), ("prompt", "few_shot"), 256, ""),
+    "summarization": Kind(("summary",), "sft", ("rouge", "chrf", "judge"), ("prompt", "few_shot"), 128, "Summarise the document."),
+    "chat": Kind(("chat", "prompt_completion"), "sft", ("f1", "rouge", "chrf", "bleu", "judge", "perplexity"), ("prompt", "few_shot"), 256, ""),
     "tools": Kind(("chat",), "sft", ("tool_call",), ("prompt", "few_shot"), 128, ""),
     "reasoning": Kind(("prompt_completion", "question", "chat", "steps"), "sft", ("verifier", "exact"), ("prompt", "few_shot"), 512, ""),
     "preference": Kind(("preference", "unpaired"), "dpo", ("judge",), ("prompt", "few_shot"), 256, ""),
@@ -51,18 +51,23 @@ KINDS: dict[str, Kind] = {
 
 METRICS: dict[str, tuple[str, ...]] = {
     "label": ("macro_f1", "micro_f1", "accuracy", "f1.<label>", "parse_rate"),
-    "exact": ("exact",),
-    "f1": ("f1",),
-    "citation": ("precision", "recall"),
-    "extraction": ("f1", "precision", "recall", "parse_rate"),
-    "json_schema": ("valid",),
-    "rouge": ("rouge1", "rouge2", "rougeL"),
-    "tool_call": ("valid_tool_call_rate", "argument_match"),
-    "verifier": ("score", "parse_rate"),
-    "judge": ("win_rate",),
-    "perplexity": ("perplexity",),
+    "exact": ("exact", "parse_rate"),
+    "f1": ("f1", "parse_rate"),
+    "citation": ("f1", "precision", "recall", "quotes_verbatim", "parse_rate"),
+    "extraction": ("f1", "precision", "recall", "partial_f1", "exact", "parse_rate"),
+    "json_schema": ("schema_valid", "valid", "field_accuracy"),
+    "rouge": ("rougeL", "rouge1", "rouge2", "parse_rate"),
+    "chrf": ("chrf", "parse_rate"),
+    "bleu": ("bleu", "parse_rate"),
+    "tool_call": (
+        *("accuracy", "valid_tool_call_rate", "argument_match", "match_given_valid", "no_tool_precision", "no_tool_recall", "parse_rate"),
+        "error.<class>",
+    ),
+    "verifier": ("score", "parse_rate", "error.<reason>"),
+    "judge": ("win_rate", "wins", "ties", "losses", "failed", "parse_rate", "agreement", "first_place"),
+    "perplexity": ("bits_per_byte", "perplexity"),
 }
-"""What each scorer reports; a metric is named `scorer.metric`."""
+"""What each scorer reports, its primary metric first; a metric is named `scorer.metric`, and <...> stands for any name."""
 
 
 class Asked(NamedTuple):
@@ -204,6 +209,6 @@ def require_metric(shape: str, metric: str) -> None:
     scorer, _, name = metric.partition(".")
     scorers = KINDS[shape].scorers
     known = METRICS.get(scorer, ()) if scorer in scorers else ()
-    if name not in known and not (name.startswith("f1.") and "f1.<label>" in known):
+    if name not in known and not any(family.endswith(">") and name.startswith(family.partition("<")[0]) for family in known):
         valid = [f"{scorer}.{name}" for scorer in scorers for name in METRICS[scorer]]
         raise InputError(Problem("gate", f'"{metric}" is not valid for {shape}', "valid: " + ", ".join(valid)))

@@ -115,11 +115,15 @@ def order(messages: Sequence[Value]) -> None:
 
 def answered(messages: Sequence[Value]) -> None:
     """Somebody answers. Raises Refused."""
-    if not any(message["role"] == "assistant" for message in messages):
-        raise Refused(RejectCode.NO_ASSISTANT_TURN, "no turn is the assistant's", "add the assistant's answer as the last message")
+    for message in messages:
+        if message["role"] == "assistant":
+            return
+    raise Refused(RejectCode.NO_ASSISTANT_TURN, "no turn is the assistant's", "add the assistant's answer as the last message")
 
 
 def scored(messages: Sequence[Value]) -> None:
     """Some answer is trained. Raises Refused."""
-    if all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
-        raise Refused(RejectCode.NO_SCORED_TOKENS, "every answer has weight 0, so nothing would be trained", "give one answer weight 1")
+    for message in messages:
+        if message["role"] == "assistant" and message.get("weight") != 0:
+            return
+    raise Refused(RejectCode.NO_SCORED_TOKENS, "every answer has weight 0, so nothing would be trained", "give one answer weight 1")

@@ -21,6 +21,8 @@ from planish.data.schema_check import checker
 from planish.errors import InputError, PlanishError, Problem, did_you_mean
 from planish.rows import canonical_json
 
+_CURRENCIES = frozenset("€£¥$")
+
 
 class Checked(NamedTuple):
     """`score` 0 to 1, what was read from the answer (None: nothing), and an error class ("" where it is right)."""
@@ -98,30 +100,33 @@ def _parts(checks: Sequence[Any], where: str) -> list[tuple[str, dict[str, Any]]
 
 
 def _numeric(answer: str, asked: Asked, options: Mapping[str, Any]) -> Checked:
-    right = _reference(asked)
     units = {unit.casefold() for unit in options.get("units") or ()}
+    right = _reference(asked, units)
     said = [number(text) for text in finals(answer, asked.prompts)]
     if len({one.value for one in said}) > 1:
         raise Doubtful("several_answers")
-    parsed = str(said[0].value)
     if not all(_fits(one.unit, right.unit, units) for one in said):
-        return Checked(0.0, parsed, "unit")
+        raise Doubtful("unit")
     close = abs(said[0].value - right.value) <= abs(right.value) * options.get("tolerance", 0.0)
-    return Checked(float(close), parsed, "" if close else "wrong")
+    return Checked(float(close), str(said[0].value), "" if close else "wrong")
 
 
 def _fits(said: str, right: str, units: set[str]) -> bool:
-    """The reference's own unit, one of the recipe's, a lone currency sign, or none where the reference has none or a currency."""
-    if said.casefold() in units or said == right:
-        return True
-    return (said in "€£¥$" and right == "") or (said == "" and right in "€£¥$") or (said == "" and right.casefold() in units)
+    """The same unit; none, where the reference has a currency or one of the recipe's; a currency or one of the recipe's, where the reference has none."""
+    said, right = said.casefold(), right.casefold()
+    free = units | _CURRENCIES
+    return said == right or (said == "" and right in free) or (right == "" and said in free)
 
 
-def _reference(asked: Asked) -> Number:
+def _reference(asked: Asked, units: set[str]) -> Number:
     try:
-        return _number_of(asked.target)
+        right = _number_of(asked.target)
+        if right.unit.casefold() not in {"", "%", *_CURRENCIES, *units}:
+            raise Doubtful(f'"{right.unit}" behind it is no known unit')
     except Doubtful as doubt:
-        raise InputError(Problem(asked.where, f"its reference is no one number ({doubt.reason})", "write the number alone, or last behind ####")) from doubt
+        fix = "write the number alone, or last behind ####, and name its units under units"
+        raise InputError(Problem(asked.where, f"its reference is no one number ({doubt.reason})", fix)) from doubt
+    return right
 
 
 @lru_cache(maxsize=4096)

@@ -42,10 +42,10 @@ CORPUS: dict[str, tuple[Callable[[Floats], Floats], int]] = {"bleu": (bleu, 2 + 
 """Each corpus figure with the number of counts it is made from."""
 
 
-def statistic(name: str, details: Sequence[Mapping[str, float]]) -> Statistic:
-    """The corpus figure of rows with these details, as a function of row weights."""
+def statistic(name: str, details: Sequence[Mapping[str, float]], *, prefix: str | None = None) -> Statistic:
+    """The corpus figure of rows with these details, as a function of row weights. `prefix` of the counts' names is the figure's, unless given."""
     figure, size = CORPUS[name]
-    counts = np.array([[detail[f"{name}.{place}"] for place in range(size)] for detail in details], dtype=np.float64)
+    counts = np.array([[detail[f"{prefix or name}.{place}"] for place in range(size)] for detail in details], dtype=np.float64)
 
     def of(weights: NDArray[np.float32]) -> Floats:
         return figure(weights @ counts)

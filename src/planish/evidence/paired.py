@@ -14,7 +14,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from planish.errors import InputError, Problem
 from planish.evidence.intervals import RESAMPLES, Interval, percentile, resampled
-from planish.evidence.statistic import declared_labels, is_row_mean, row_values, statistic
+from planish.evidence.statistic import declared_labels, is_row_mean, row_values, split_name, statistic
 from planish.scores import Comparison, EvalReport
 
 IDS_SHOWN = 5
@@ -114,6 +114,7 @@ def compare(
     For right/wrong rows the p-value is exact McNemar; with fewer than 10 discordant rows the interval is the wider of the paired bootstrap and
     Tango's score interval, because a bootstrap of so few is too narrow. Raises InputError on unpaired rows or different gold hashes (`aligned`)."""
     reference = aligned(candidate, reference)
+    _refuse_other_tokens(candidate, reference, metric)
     labels = labels or declared_labels(candidate, reference)
     ours, theirs = statistic(candidate, metric, labels=labels), statistic(reference, metric, labels=labels)
     n = len(candidate.scores)
@@ -130,6 +131,16 @@ def compare(
     difference = candidate.metrics[metric].value - reference.metrics[metric].value
     names = {"metric": metric, "candidate": candidate.system, "reference": reference.system}
     return Comparison(**names, difference=difference, low=interval.low, high=interval.high, n=n, p_value=p_value, test=how)
+
+
+def _refuse_other_tokens(candidate: EvalReport, reference: EvalReport, metric: str) -> None:
+    """Perplexity is per token: over another tokenizer's tokens it is another figure (MISSION T2). Reports aligned."""
+    if split_name(metric)[0] != "perplexity":
+        return
+    other = [ours.id for ours, theirs in zip(candidate.scores, reference.scores, strict=True) if ours.detail.get("tokens") != theirs.detail.get("tokens")]
+    if other:
+        why = f"{candidate.system} and {reference.system} split {len(other)} rows into different numbers of tokens ({', '.join(other[:IDS_SHOWN])})"
+        raise InputError(Problem(metric, why, "their tokenizers differ: compare bits_per_byte"))
 
 
 def discordant(candidate: EvalReport, reference: EvalReport, metric: str) -> tuple[int, int, bool]:

@@ -11,7 +11,8 @@ What a metric's name means, after any scorer prefix (`label.macro_f1`):
     any other                        sum of `detail["<name>.part"]` over sum of `detail["<name>.whole"]` where every row has them, else
                                      mean over rows of `detail[name]` where every row has it, else of `value`
 
-What a row's details say goes before the confusion: a scorer without labels gives `f1` and `parse_rate` per row.
+What a row's details say goes before the confusion: a scorer without labels gives `f1` and `parse_rate` per row. A report keeps the rows of its first scorer;
+the details of its others stand in them under the scorer's name (`exact.parse_rate`), and there the metric's full name is looked up first (`detail_name`).
 """
 
 from __future__ import annotations
@@ -145,10 +146,11 @@ def statistic(report: EvalReport, metric: str, *, labels: Sequence[str] | None =
 
 def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> Statistic:
     name, label = split_name(metric)
-    if name in ngrams.CORPUS and all(f"{name}.0" in score.detail for score in report.scores):
-        return ngrams.statistic(name, [score.detail for score in report.scores])
-    if not label and (is_micro(report, metric) or all(name in score.detail for score in report.scores)):
-        return ratio(*parts(report.scores, name))
+    own = detail_name(report, metric)
+    if name in ngrams.CORPUS and all(f"{own}.0" in score.detail for score in report.scores):
+        return ngrams.statistic(name, [score.detail for score in report.scores], prefix=own)
+    if own != name or (not label and (is_micro(report, metric) or all(own in score.detail for score in report.scores))):
+        return ratio(*parts(report.scores, own))
     if name in CONFUSION and (name != "f1" or label):
         table = confusion(report.scores, labels or declared_labels(report))
         if name == "f1":
@@ -168,20 +170,26 @@ def parts(scores: Sequence[Score], name: str) -> tuple[NDArray[np.float64], NDAr
     one = np.ones(len(scores))
     if all(f"{name}.part" in score.detail for score in scores):
         return np.array([score.detail[f"{name}.part"] for score in scores]), np.array([score.detail[f"{name}.whole"] for score in scores])
-    if name.startswith(ERROR) or all(name in score.detail for score in scores):
+    if ERROR in name or all(name in score.detail for score in scores):
         return np.array([score.detail.get(name, 0.0) for score in scores]), one
     return np.array([score.value for score in scores]), one
 
 
+def detail_name(report: EvalReport, metric: str) -> str:
+    """The name under which the rows' details hold a metric: its full one where it is another scorer's than the first, else the metric's own."""
+    keys = {metric, f"{metric}.part", f"{metric}.0"}
+    return metric if any(not keys.isdisjoint(score.detail) for score in report.scores) else split_name(metric)[0]
+
+
 def is_micro(report: EvalReport, metric: str) -> bool:
     """Whether the metric is a sum of parts over a sum of wholes, not a mean over the rows."""
-    return all(f"{split_name(metric)[0]}.part" in score.detail for score in report.scores)
+    return all(f"{detail_name(report, metric)}.part" in score.detail for score in report.scores)
 
 
 def row_values(report: EvalReport, metric: str) -> NDArray[np.float64]:
     """The per-row values (n,) a mean metric is the mean of."""
-    name = split_name(metric)[0]
-    if name.startswith(ERROR) or (not is_micro(report, metric) and all(name in score.detail for score in report.scores)):
+    name = detail_name(report, metric)
+    if ERROR in name or (not is_micro(report, metric) and all(name in score.detail for score in report.scores)):
         return parts(report.scores, name)[0]
     return np.array([score.value for score in report.scores], dtype=np.float64)
 
@@ -191,7 +199,8 @@ def is_row_mean(metric: str, report: EvalReport) -> bool:
     name, label = split_name(metric)
     if is_micro(report, metric) or name in ngrams.CORPUS:
         return False
-    if not label and all(name in score.detail for score in report.scores):
+    own = detail_name(report, metric)
+    if own != name or (not label and all(own in score.detail for score in report.scores)):
         return True
     return not (name in RATIOS or (name in CONFUSION and (name != "f1" or bool(label))))
 

@@ -49,7 +49,7 @@ class Chat:
     def save(self, folder: Path) -> None:
         """Tokenizer, template and end tokens, as `load` reads them."""
         self.tokenizer.save_pretrained(folder)
-        if self.more_ends and not (folder / "generation_config.json").exists():
+        if len(self.ends) > 1 and not (folder / "generation_config.json").exists():
             (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(self.ends)}), encoding="utf-8")
 
     @cached_property

@@ -32,6 +32,7 @@ from planish.model.ranks import ALONE, Ranks, refusals
 from planish.model.schedule import learning_rate
 from planish.model.step import LossFunction as LossFunction
 from planish.model.step import Work, one_step, validation_loss
+from planish.model.trunk import Trunk
 
 PATIENCE_WITH_BAD_STEPS = 3
 """So many steps in a row without a finite loss end the run."""
@@ -57,11 +58,13 @@ def train(
     device: str = "cpu",
     names: Seq[str] = (),
     ranks: Ranks = ALONE,
+    trunk: Trunk | None = None,
 ) -> Position:
     """Run the plan, from the newest sound checkpoint in `folder`. Figures go to `folder/metrics.jsonl`, one line a step. The model is left with the last weights, or
     with the best by validation where the plan keeps those; with an average, it is the average that is validated and left.
 
-    `names` are the examples' row ids, for what is said about them. Only the first rank calls back. Raises InputError when the checkpoint is another run's, and RunFailed
+    `names` are the examples' row ids, for what is said about them. `trunk` keeps the outputs of frozen lower layers; a resumed run then equals an uninterrupted one to
+    rounding, as what is read and what is computed anew may differ by it. Only the first rank calls back. Raises InputError when the checkpoint is another run's, and RunFailed
     loss_not_finite after three steps in a row whose loss or gradient is not finite; such a step changes no weight.
     """
     if refused := refusals(ranks, batch_size=plan.batch_size, optimizer=plan.optimizer, precision=plan.precision):
@@ -69,7 +72,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     ranks = ranks if ranks.world > 1 else replace(ranks, device=device)
     meaning = meaning | {"plan": asdict(plan)}
-    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss))
+    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss, trunk))
     torch.manual_seed(plan.seed + ranks.rank)
     average = Average(model, plan.ema) if plan.ema is not None else None
     state = State(model, optimizer_for(model, plan), precision.scaler(plan.precision, ranks.device), average, Position(0, 0))

@@ -100,19 +100,38 @@ class Masker:
         for turn in trained:
             prompt, through = _written(texts[row, turn, True]), _written(texts[row, turn + 1, False])
             _check_prefix(prompt, full, f"the prompt of turn {turn + 1}")
-            _check_prefix(through, full, f"turn {turn + 1} where it is the last")
-            begin, upto = len(ids[prompt]), ids[through]
+            begin = len(ids[prompt])
             if whole[:begin] != ids[prompt]:
                 why = f"a token reaches over the end of the prompt of turn {turn + 1} into the answer: {prompt[-20:]!r} + {full[len(prompt) : len(prompt) + 20]!r}"
                 raise Refused(RejectCode.NOT_A_PREFIX, why)
-            _check_answer(dialogue.messages[turn], turn, through[len(prompt) :])
-            stop = next((at + 1 for at in range(len(upto) - 1, begin - 1, -1) if upto[at] in self.ends), None)
-            if stop is None or whole[:stop] != upto[:stop]:
+            kept = through[: _shared(through, full)]
+            try:
+                _check_answer(dialogue.messages[turn], turn, kept[len(prompt) :])
+            except Refused:
+                _check_prefix(through, full, f"turn {turn + 1} where it is the last")
+                raise
+            stop = self._stop(dialogue.messages[turn], begin, ids[through], whole)
+            if stop is None:
+                _check_prefix(through, full, f"turn {turn + 1} where it is the last")
                 why = f"the template writes no end token after turn {turn + 1}, so the model would never learn to stop: {through[-40:]!r}"
                 raise Refused(RejectCode.EOS_MISSING, why)
             weight = dialogue.messages[turn].weight
             spans.append(Span(begin, stop, 1.0 if weight is None else float(weight), turn))
         return Masked(whole[: spans[-1].stop], tuple(spans))
+
+    def _stop(self, message: Message, begin: int, through: list[int], whole: list[int]) -> int | None:
+        """Where the answer that begins at `begin` stops: behind the end token that closes it, the same in the dialogue up to here and in the whole one; None without one.
+
+        Of several end tokens it is the first that has the whole answer before it: what a template writes behind it (Phi 3: the end of the text) is never generated.
+        """
+        limit = (
+            len(through) if whole[: len(through)] == through else next(at for at, (one, other) in enumerate(zip(through, whole, strict=False)) if one != other)
+        )
+        ends = [at + 1 for at in range(begin, limit) if through[at] in self.ends]
+        if len(ends) > 1:
+            said = message.content.strip()
+            ends = [stop for stop in ends if said in str(self.template.tokenizer.decode(through[begin:stop]))] or ends[-1:]
+        return ends[0] if ends else None
 
 
 _Key = tuple[int, int, bool]
@@ -140,9 +159,16 @@ def _written(text: str | Refused) -> str:
     return text
 
 
+def _shared(one: str | list[int], other: str | list[int]) -> int:
+    """How long the beginning is that both have."""
+    if other[: len(one)] == one:
+        return len(one)
+    return next((at for at, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs), min(len(one), len(other)))
+
+
 def _check_prefix(part: str, full: str, what: str) -> None:
     if not full.startswith(part):
-        at = next((place for place, (one, other) in enumerate(zip(part, full, strict=False)) if one != other), min(len(part), len(full)))
+        at = _shared(part, full)
         one, other = (repr(text[max(0, at - 20) : at + 40]) for text in (part, full))
         raise Refused(RejectCode.NOT_A_PREFIX, f"the template renders {what} as {one}, but in the whole conversation as {other}")
 

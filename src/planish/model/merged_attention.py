@@ -35,38 +35,37 @@ def merged_attention(query: Tensor, before_k: Tensor, before_v: Tensor, own_k: T
     return result
 
 
-def _folded(tensor: Tensor) -> Tensor:
-    """(N, heads, L, d) -> (1, heads, N * L, d): the queries of all units are one long block, which needs no mask before the shared prefix."""
-    return tensor.transpose(0, 1).reshape(1, tensor.size(1), -1, tensor.size(3))
+def _folded(tensor: Tensor, kv: int) -> Tensor:
+    """(N, heads, L, d) -> (1, kv heads, heads / kv * N * L, d): all queries of a key head are one long block, which needs no mask before the shared prefix."""
+    members, heads, longest, width = tensor.shape
+    return tensor.reshape(members, kv, heads // kv, longest, width).permute(1, 2, 0, 3, 4).reshape(1, kv, -1, width)
 
 
-def _unfolded(tensor: Tensor, members: int) -> Tensor:
-    return tensor.view(tensor.size(1), members, -1, tensor.size(3)).transpose(0, 1)
+def _unfolded(tensor: Tensor, shape: torch.Size) -> Tensor:
+    members, heads, longest, _ = shape
+    kv = tensor.size(1)
+    return tensor.view(kv, heads // kv, members, longest, -1).permute(2, 0, 1, 3, 4).reshape(members, heads, longest, -1)
 
 
 class _Merged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, before_k: Tensor, before_v: Tensor, own_k: Tensor, own_v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        members, heads, kv = *query.shape[:2], before_k.size(0)
-        query = query.contiguous()
-        # one copy of the prefix per query head, not per unit: the kernel's backward pass divides its work by heads
-        before_k, before_v = (tensor.repeat_interleave(heads // kv, 0)[None] for tensor in (before_k, before_v))
-        before, before_lse = _FORWARD(_folded(query), before_k, before_v, 0.0, False, scale=scale)
+        kv, query = before_k.size(0), query.contiguous()
+        before, before_lse = _FORWARD(_folded(query, kv), before_k[None], before_v[None], 0.0, False, scale=scale)
         own, own_lse = _FORWARD(query, own_k, own_v, 0.0, mask is None, attn_mask=mask, scale=scale)
-        before, before_lse = _unfolded(before, members), _unfolded(before_lse[..., None], members)[..., 0]
+        before, before_lse = _unfolded(before, query.shape), _unfolded(before_lse[..., None], query.shape)[..., 0]
         lse = torch.logaddexp(before_lse, own_lse)
         weight = (own_lse - lse).exp()[..., None]
         out = torch.lerp(before.to(weight.dtype), own.to(weight.dtype), weight).to(query.dtype)
         ctx.save_for_backward(query, before_k, before_v, own_k, own_v, mask, out, lse)
-        ctx.scale, ctx.kv = scale, kv
+        ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, before_k, before_v, own_k, own_v, mask, out, lse = ctx.saved_tensors
-        gradient = upstream[0].contiguous()
-        folded = [_folded(tensor) for tensor in (gradient, query, out, lse[..., None])]
-        dq, dk, dv = _BACKWARD(folded[0], folded[1], before_k, before_v, folded[2], folded[3][..., 0], 0.0, False, scale=ctx.scale)
+        kv, gradient = before_k.size(0), upstream[0].contiguous()
+        above, asked, given, sums = (_folded(tensor, kv) for tensor in (gradient, query, out, lse[..., None]))
+        dq, dk, dv = _BACKWARD(above, asked, before_k[None], before_v[None], given, sums[..., 0], 0.0, False, scale=ctx.scale)
         own_dq, own_dk, own_dv = _BACKWARD(gradient, query, own_k, own_v, out, lse, 0.0, mask is None, attn_mask=mask, scale=ctx.scale)
-        dk, dv = (tensor[0].unflatten(0, (ctx.kv, -1)).sum(1) for tensor in (dk, dv))
-        return _unfolded(dq, query.size(0)) + own_dq, dk, dv, own_dk, own_dv, None, None
+        return _unfolded(dq, query.shape) + own_dq, dk[0], dv[0], own_dk, own_dv, None, None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from planish.model.backbone import base_of
 from planish.model.head_terms import Divergence, Entropy, LogProb, Teacher, Term
 from planish.model.layout import layout_of
 from planish.model.lm_head import Head, head_of
-from planish.model.tree_forward import forward
+from planish.model.tree_forward import autocast, forward
 from planish.model.trunk import Trunk
 
 __all__ = ["Rows", "Scored", "autocast", "base_of", "head_of", "head_weight", "hidden_states", "score"]
@@ -116,10 +116,3 @@ def score(
         hidden = hidden_states(model, tree, device, trunk=trunk, way=way).index_select(0, torch.from_numpy(tree.scored_at).to(device))
     rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision)
     return Scored(None, torch.from_numpy(tree.weight).to(device), torch.from_numpy(tree.sequence).to(device), tree.sequences, rows)
-
-
-def autocast(precision: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
-    """bf16 or fp16 matrix products with fp32 adapters and loss, or nothing in fp32."""
-    if precision in ("bf16", "fp16"):
-        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
-    return nullcontext()

@@ -24,6 +24,7 @@ from planish.model.backbone import layers
 from planish.model.example import Loss
 from planish.model.optimizer import trainable
 from planish.model.policy import Scored, score
+from planish.model.trunk import Trunk
 
 T = TypeVar("T")
 BUCKET = 2**23
@@ -104,14 +105,14 @@ class Ranks:
             bucket.append(parameter)
         _sum(bucket)
 
-    def forward(self, model: nn.Module, precision: str, loss: Callable[[Scored], Loss]) -> Forward:
-        """The loss of a tree, the same weights on every rank; under fsdp the model is spread over the ranks from here on, in place."""
+    def forward(self, model: nn.Module, precision: str, loss: Callable[[Scored], Loss], trunk: Trunk | None = None) -> Forward:
+        """The loss of a tree, the same weights on every rank; under fsdp the model is spread over the ranks from here on, in place, and no `trunk` is cached."""
         if self.world > 1 and not is_spread(model):
             with torch.no_grad():
                 for parameter in trainable(model).values():
                     dist.broadcast(parameter, 0)
         if not self.in_step:
-            return lambda tree: loss(score(model, tree, precision, self.device))
+            return lambda tree: loss(score(model, tree, precision, self.device, trunk=trunk))
         root = _spread(model, self.device, self.world)
         return lambda tree: Loss(*root(tree, precision, loss))
 

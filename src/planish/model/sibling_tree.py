@@ -35,14 +35,15 @@ class Siblings:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
-        """(N, 1, L, A + L) bool: every ancestor and what stands before in the unit, as far as the window reaches. Made once for all layers."""
+        """(N or 1, 1, L, A + L) bool: every ancestor and what stands before in the unit, as far as the window reaches. Made once for all layers."""
         if window not in self.masks:
-            members, longest = self.query.shape
-            own = torch.ones(longest, longest, dtype=torch.bool, device=self.query.device).tril() if self.own is None else self.own
-            seen = torch.cat([own.new_ones(1, 1, 1, len(self.ancestors)).expand(members, 1, longest, -1), own.expand(members, 1, -1, -1)], 3)
+            longest, count = self.query.size(1), len(self.ancestors)
+            own = torch.ones(1, 1, longest, longest, dtype=torch.bool, device=self.query.device).tril() if self.own is None else self.own
+            seen = torch.cat([own.new_ones(len(own), 1, longest, count), own], 3)
             if window is not None:
-                at = torch.cat([torch.arange(len(self.ancestors), device=self.query.device).expand(members, -1), self.position], 1)
-                seen = seen & (self.position[:, :, None] - at[:, None] < window)[:, None]
+                place = self.position[: len(own)]  # causal units under one parent all stand at the same places
+                at = torch.cat([torch.arange(count, device=place.device).expand(len(own), -1), place], 1)
+                seen = seen & (place[:, :, None] - at[:, None] < window)[:, None]
             self.masks[window] = seen
         return self.masks[window]
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from planish.errors import InputError, Problem
 from planish.rows import Message, RejectCode, ToolCall
 
 _PROBE_TOOL = {
@@ -93,9 +94,14 @@ class Template:
         Its globals are laid flat: Jinja keeps them in a chain of maps that every rendering copies, key by key.
         """
         if text not in self._known:
+            from jinja2.exceptions import TemplateSyntaxError
             from transformers.utils import chat_template_utils
 
-            compiled = chat_template_utils._compile_jinja_template(text)
+            try:
+                compiled = chat_template_utils._compile_jinja_template(text)
+            except TemplateSyntaxError as broken:
+                why = f"is no Jinja: line {broken.lineno}: {broken.message}"
+                raise InputError(Problem("the chat template", why, "mend chat_template.jinja in the model's folder")) from broken
             compiled.globals = dict(compiled.globals)
             self._known[text] = compiled
         return self._known[text]

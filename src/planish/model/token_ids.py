@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from functools import cached_property
 from itertools import chain
@@ -46,7 +46,7 @@ class TokenIds:
             self._parts.clear()
         if len(self._words) > KNOWN_WORDS:
             self._words.clear()
-        divided = [[part for part in self._at_special(text) if part] for text in texts]
+        divided = [[part for part in self._at_added(text) if part] for text in texts]
         known = self._parts
         self._learn({part for parts in divided for part in parts if part not in known})
         return [list(chain.from_iterable([known[part] for part in parts])) for parts in divided]
@@ -59,7 +59,7 @@ class TokenIds:
         return [one.ids for one in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def special_in(self, text: str) -> str | None:
-        """The first special or added token that this text spells out, if any."""
+        """The first special token that this text spells out, if any. Tokens that are added but not special, as those of a thought, are the model's own words."""
         found = self._special.search(text) if self._special else None
         return found.group() if found else None
 
@@ -72,13 +72,16 @@ class TokenIds:
 
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
-        """Every added token, the longest first, as the tokenizer itself looks for them."""
-        tokens = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, tokens)) + ")") if tokens else None
+        decoder = self.tokenizer.added_tokens_decoder.values()
+        return _any_of({str(token) for token in decoder if token.special} | set(self.tokenizer.all_special_tokens))
+
+    @cached_property
+    def _added(self) -> re.Pattern[str] | None:
+        return _any_of(self.tokenizer.get_added_vocab())
 
     @property
-    def _at_special(self) -> Callable[[str], list[str]]:
-        return self._special.split if self._special else lambda text: [text]
+    def _at_added(self) -> Callable[[str], list[str]]:
+        return self._added.split if self._added else lambda text: [text]
 
     @cached_property
     def in_parts(self) -> bool:
@@ -94,8 +97,14 @@ class TokenIds:
         if any(token.lstrip or token.rstrip or token.single_word or (token.normalized and backend.normalizer is not None) for token in added):
             return False
         trial = _TRIAL.join(["", *self.tokenizer.get_added_vocab(), ""])
-        parts = [word for part in self._at_special(trial) if part for word in _WORDS.split(part)]
+        parts = [word for part in self._at_added(trial) if part for word in _WORDS.split(part)]
         return list(chain.from_iterable(self.whole(parts))) == self.whole([trial])[0]
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """Any of these, the longest first, as the tokenizer itself looks for them."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, ordered)) + ")") if ordered else None
 
 
 def _cuts_at_blanks(pre_tokenizer: Any) -> bool:

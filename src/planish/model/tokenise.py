@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from planish.data.parallel import map_chunks
 from planish.data.table import ROW, Table, line_of
+from planish.data.task import Task
 from planish.model.chat import Chat
 from planish.model.fit import Policy, fit
 from planish.model.mask import Dialogue, Masked, Turns
 from planish.model.template import Refused
 from planish.model.token_store import ARRAYS, MANIFEST, Fault, TokenStore
-from planish.rows import ChatRow, RejectCode, Row, canonical_json, content_hash
+from planish.rows import RejectCode, Row, canonical_json, content_hash
 from planish.store.objects import file_hash, write_folder
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ CHUNK = 512
 class How:
     """What is made of a row, and the part of the cache key that says so.
 
-    `model` is the folder of the tokenizer. `conversation` makes a row a dialogue (Task.conversation). `encode` is an objective's own, for rows of several sequences; what it
-    is goes into `meaning`. Functions must be picklable. `template` as in Chat.load; `turns`, `max_length` and `policy` as in mask and fit.
+    `model` is the folder of the tokenizer. `task` makes dialogues of rows, for SFT and whatever else reads dialogues. `encode` is an objective's own, for rows of
+    several sequences: it must be picklable, and `meaning` must say which it is, with its options. `template` as in Chat.load; `turns`, `max_length` and `policy`
+    as in mask and fit.
     """
 
     model: Path
@@ -47,9 +49,13 @@ class How:
     turns: Turns = "all"
     max_length: int | None = None
     policy: Policy = "refuse"
-    conversation: Callable[[Row], ChatRow] | None = None
+    task: Task | None = None
     encode: Callable[[Any, Chat], Example] | None = None
     meaning: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.encode is not None and not self.meaning:
+            raise ValueError("an objective's own encoding needs its `meaning`, or another one's store would be taken for its own")
 
     @property
     def key(self) -> dict[str, Any]:
@@ -57,7 +63,8 @@ class How:
         names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
         files = {name: file_hash(self.model / name) for name in (*names, "generation_config.json", "config.json") if (self.model / name).is_file()}
         options = {"template": self.template, "turns": self.turns, "max_length": self.max_length, "policy": self.policy, "meaning": dict(self.meaning)}
-        return {"format": FORMAT, "tokenizer": files, **options}
+        task = self.task.model_dump(mode="json") if self.task is not None else None
+        return {"format": FORMAT, "tokenizer": files, "task": task, **options}
 
 
 def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | None = None) -> TokenStore:
@@ -112,7 +119,7 @@ _Encoded = tuple[list[tuple[list[int], _Runs]], float]
 
 def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refused]:
     """Each row's sequences as ids with scored runs, and its share; or why it is refused."""
-    dialogues: list[Any] = [how.conversation(row) if how.conversation else row for row in rows]
+    dialogues: list[Any] = [how.task.conversation(row) for row in rows] if how.task is not None else rows
     if how.encode is not None:
         for row in dialogues:
             try:

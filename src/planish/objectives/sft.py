@@ -15,7 +15,7 @@ ROW = ChatRow
 
 def encode(row: ChatRow, chat: Chat) -> Example:
     """One conversation is one sequence; its share of the step is the weight of its trained tokens. Raises planish.model.chat.Refused."""
-    sequence = chat.trained(row.messages)
+    sequence = chat.trained(row.messages, row.tools)
     return Example((sequence,), sum(sequence.weights))
 
 

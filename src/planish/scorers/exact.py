@@ -19,7 +19,14 @@ def score(sample: Sample, answer: str | None) -> Score:
     given = answer.strip() if answer is not None else ""
     known = {plain(text) for text in accepted(sample.target)} - {""}
     right = given != "" and plain(given) in known
-    return Score(id=sample.id, answer=answer, parsed=given or None, target=sample.target, value=float(right), detail={"parse_rate": float(given != "")})
+    return Score(
+        id=sample.id,
+        answer=answer,
+        parsed=given or None,
+        target=sample.target,
+        value=float(right),
+        detail={"exact": float(right), "parse_rate": float(given != "")},
+    )
 
 
 def metrics(

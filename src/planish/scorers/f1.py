@@ -21,7 +21,7 @@ def score(sample: Sample, answer: str | None) -> Score:
     words = plain(given).split()
     known = [plain(text).split() for text in accepted(sample.target)]
     best = max((overlap(words, asked) for asked in known if asked), default=0.0)
-    return Score(id=sample.id, answer=answer, parsed=given or None, target=sample.target, value=best, detail={"parse_rate": float(given != "")})
+    return Score(id=sample.id, answer=answer, parsed=given or None, target=sample.target, value=best, detail={"f1": best, "parse_rate": float(given != "")})
 
 
 def overlap(answered: Sequence[str], asked: Sequence[str]) -> float:

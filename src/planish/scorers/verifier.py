@@ -11,7 +11,7 @@ from planish.rows import Sample
 from planish.scores import Metric, Score
 
 PRIMARY = "score"
-UNREAD = frozenset({"empty", "no_answer", "several_answers", "too_long", "no_match", "not_json", "crash"})
+UNREAD = frozenset({"empty", "no_answer", "several_answers", "unit", "too_long", "no_match", "not_json", "crash"})
 """Reasons for which nothing could be read; the others are about what was read."""
 
 

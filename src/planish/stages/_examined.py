@@ -70,9 +70,7 @@ def examine(
 def run_check(use: Use, rows: Table, task: Task, split: Mapping[str, str] | None, chat: Callable[[], Any]) -> CheckResult:
     """What one check says. One that looks at tokens is given the rows as the dialogues they are trained as."""
     tokens = says(use.name, "TOKENS")
-    result: CheckResult = shelf.call("checks", use.name, "check", use.options)(
-        conversations(rows, task) if tokens else rows, split, chat() if tokens else None
-    )
+    result: CheckResult = shelf.call("checks", use.name, "check", use.options)(conversations(rows, task) if tokens else rows, split, chat() if tokens else None)
     return result
 
 

@@ -151,7 +151,7 @@ def _end_with_parent() -> None:
     """A rank whose starter is gone must not go on writing to a folder that the next run uses."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # past the buffered reader, whose lock the interpreter wants at its end
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -178,4 +178,7 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    status = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a rank that fails alone must not wait, at the interpreter's end, for ranks that wait for it

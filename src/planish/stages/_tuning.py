@@ -26,6 +26,7 @@ from planish.model.load import load
 from planish.model.optimizer import trainable
 from planish.model.plan import Plan, make_plan, steps_within, warnings
 from planish.model.ranks import ALONE, Ranks, is_spread, placed, whole
+from planish.model.trunk import Trunk
 from planish.recipe import TrainSection
 from planish.rows import Row
 from planish.stages._context import write_json
@@ -125,6 +126,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
 
     for text in warnings(plan, ready.usual_rate):
         warned(text)
+    trunk = _trunk(ready, section, Path(job.work), ranks, warned)
     position = loop.train(
         ready.model,
         ready.examples,
@@ -140,7 +142,10 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
         device=ready.device,
         names=ready.names,
         ranks=ranks,
+        trunk=trunk,
     )
+    if trunk is not None:
+        trunk.close()
     if position.stopped:
         listener.event(EventType.TRAIN_STOPPED_EARLY, {"step": position.step, "best_step": position.best_step, "best": position.best})
         listener.say(f"  stopped after step {position.step}: no better validation loss since step {position.best_step}")
@@ -221,6 +226,20 @@ def _model(section: TrainSection, job: Job, precision: number_format.Format, dev
     if job.start is not None:
         trained.load_adapter(model, Path(job.start))
     return model.to(device)
+
+
+def _trunk(ready: Ready, section: TrainSection, work: Path, ranks: Ranks, warned: Callable[[str], None]) -> Trunk | None:
+    """The cache of the frozen lower layers where it is asked for; where it cannot be, that is said and nothing is cached."""
+    if not section.trunk_cache_mb:
+        return None
+    if ranks.in_step:
+        warned("trunk_cache_mb: off: under fsdp no rank holds the layers that it would cache")
+        return None
+    work.mkdir(parents=True, exist_ok=True)
+    trunk = Trunk(ready.model, work / f"trunk-{ranks.rank}.bin", section.trunk_cache_mb * 2**20, ready.plan.precision, ready.device)
+    if trunk.reason:
+        warned(f"trunk_cache_mb: off: {trunk.reason}")
+    return trunk
 
 
 def _gathered(model: nn.Module, section: TrainSection, job: Job, plan: Plan) -> nn.Module:

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from planish.data import dataset, gold
+from planish.data import dataset, gold, mapping
+from planish.data.containers import HUB
 from planish.data.gold_lock import read_lock
 from planish.data.reading import Reading, TooManyMalformed, read_rows, stored
 from planish.data.table import Table
@@ -50,6 +51,13 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         times=_times(section.split.time_by, reading.accepted),
     )
     examined = examine(reading, task, section.checks, places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}"))
+    if reading.mapping:
+        write_atomic(folder / "mapping.yaml", (mapping.yaml(reading.mapping) + "\n").encode())
+        context.progress.say("  columns read as: " + ", ".join(f"{column} → {key}" for column, key in reading.mapping.items()))
+    if reading.changes:
+        lines = (canonical_json({"row": row_id, **change._asdict()}) + "\n" for row_id, change in reading.changes)
+        write_atomic(folder / "cleaned.jsonl", (line.encode() for line in lines))
+        context.progress.say(f"  {len({row_id for row_id, _ in reading.changes})} rows tidied, each change kept in cleaned.jsonl; answers are never touched")
     reading, split = examined.reading, examined.split
     version = grown.manifest.version if grown is not None else _own_version(context)
     kept = reading.accepted.where(split.assignment[key.id] == "gold" for key in reading.accepted.keys)
@@ -68,6 +76,8 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 def _content(recipe: Recipe, key: str, given: Path) -> str:
     """The hash of what a path holds. A data set is known by its manifest, a folder of files by all of them."""
     path = recipe.resolve(given)
+    if str(path).startswith(HUB):
+        return str(path)
     if (path / dataset.MANIFEST).is_file():
         return file_hash(path / dataset.MANIFEST)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -84,7 +94,15 @@ def _read(context: Context) -> Reading:
     shape = row_shape(task) if task is not None else None
     paths = [context.recipe.resolve(path) for path in (section.path, section.gold) if path is not None]
     try:
-        return read_rows(*paths, shape=shape, labels=section.labels, group_by=section.split.group_by, mixed=section.mixed)
+        return read_rows(
+            *paths,
+            shape=shape,
+            labels=section.labels,
+            group_by=section.split.group_by,
+            mapping=section.mapping,
+            clean=section.clean,
+            mixed=section.mixed,
+        )
     except TooManyMalformed as refused:
         path = context.work / "rejected.jsonl"
         write_atomic(path, ((canonical_json(row.model_dump(mode="json")) + "\n").encode() for row in refused.reading.rejected))

@@ -1,6 +1,6 @@
 """Rows under one tool catalogue: at least 5x TRL, 16 rows of 100 tokens a step under a shared 1,000.
 
-Run: python benchmarks/catalogue.py. LoRA r 16, one step by each side's own training call. SmolLM2's widths with 6 of its 30 layers and 6/30 of its vocabulary, so that the head
+Run: python benchmarks/tool_catalogue.py. LoRA r 16, one step by each side's own training call. SmolLM2's widths with 6 of its 30 layers and 6/30 of its vocabulary, so that the head
 keeps its share of the work (--layers 30 for all); random weights and ids. TRL has no prefix sharing: it computes the catalogue 16 times.
 """
 
@@ -32,7 +32,7 @@ PEERS = {
 def main() -> int:
     """One case: the step."""
     options = claims.arguments(__doc__, layers=dict(type=int, default=6))
-    report = claims.start("catalogue", f"{ROWS} rows of {OWN} under one {CATALOGUE}-token catalogue: >= 5x TRL 1.16 SFTTrainer", options)
+    report = claims.start("tool_catalogue", f"{ROWS} rows of {OWN} under one {CATALOGUE}-token catalogue: >= 5x TRL 1.16 SFTTrainer", options)
     pairs, device, precision = (measure.QUICK_PAIRS if options.quick else measure.PAIRS), options.device, choose("auto", options.device)
     vocabulary = VOCABULARY * options.layers // LAYERS
     examples = rows.under_prefix(CATALOGUE, ROWS, OWN + 1, SCORED, vocabulary)
@@ -48,12 +48,11 @@ def main() -> int:
             report.counted("step", name, trunk_tokens=counters[name].trunk, head_rows=counters[name].head, GFLOP=operations)
         taken = report.seconds["step"] = measure.interleaved(sides, pairs, device)
         best = min((name for name in PEERS if name != "defaults"), key=lambda name: sum(taken[name]))
-        tokens = report.work["step"]["ours"]["trunk_tokens"]
+        work = report.work["step"]
         for name in ("defaults", best):
-            limit = report.work["step"][name]["trunk_tokens"] / tokens
-            report.found(
-                Finding("step", f"TRL 1.16 SFTTrainer, {name}", "time", 5.0, measure.ratio(taken[name], taken["ours"]), limit, "trunk tokens of the two sides")
-            )
+            limit, tokens = (work[name][what] / work["ours"][what] for what in ("GFLOP", "trunk_tokens"))
+            why = f"FLOPs of the two sides; trunk tokens {tokens:.2f}"
+            report.found(Finding("step", f"TRL 1.16 SFTTrainer, {name}", "time", 5.0, measure.ratio(taken[name], taken["ours"]), limit, why))
     return claims.finish(report, foreign, options)
 
 

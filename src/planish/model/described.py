@@ -1,0 +1,42 @@
+"""What an adapter says of itself while it hangs on a model: how it is saved, what is worth a warning, which of its tensors learn at another rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from planish.model.backbone import base_of
+
+
+def describe(model: nn.Module, config: dict[str, Any]) -> None:
+    """Remember the configuration that the adapter's folder will hold. Only for adapters that PEFT does not wrap."""
+    base_of(model).planish_adapter = config
+
+
+def description(model: nn.Module) -> dict[str, Any] | None:
+    """The configuration of an adapter of ours, or None."""
+    found: dict[str, Any] | None = getattr(base_of(model), "planish_adapter", None)
+    return found
+
+
+def warn(model: nn.Module, text: str) -> None:
+    """Something to say before the run."""
+    base = base_of(model)
+    base.planish_warnings = (*getattr(base, "planish_warnings", ()), text)
+
+
+def warnings_of(model: nn.Module) -> tuple[str, ...]:
+    """What the adapter has to say before the run."""
+    return getattr(base_of(model), "planish_warnings", ())
+
+
+def learn_faster(parameters: list[nn.Parameter], ratio: float) -> None:
+    """Let these learn at `ratio` times the rate of the others."""
+    for parameter in parameters:
+        parameter.planish_rate = ratio  # type: ignore[attr-defined]
+
+
+def rate_of(parameter: nn.Parameter) -> float:
+    """The learning rate of a parameter over the plan's."""
+    return float(getattr(parameter, "planish_rate", 1.0))

@@ -1,0 +1,142 @@
+"""Low-rank adapters on a model, by PEFT: which layers, which ranks, which start; everything that cannot be is said at once (MISSION A2 to A4)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from planish.errors import InputError, Problem, did_you_mean
+from planish.model import residual_start
+from planish.model.described import learn_faster, warn
+from planish.model.targets import chosen, numbers, size
+
+Start = Literal["default", "pissa", "loftq"]
+USUAL_SCALE = (0.25, 8.0)
+"""alpha / r outside of this is worth a word."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """alpha None is twice the rank, each layer's own. `ranks` gives layers another rank, by name or by a pattern over the end of their names."""
+
+    r: int
+    alpha: int | None = None
+    dropout: float = 0.0
+    targets: str | list[str] = "all-linear"
+    layers: str | list[int] | None = None
+    ranks: dict[str, int] = field(default_factory=dict)
+    rslora: bool = False
+    dora: bool = False
+    start: Start = "default"
+    rate_ratio: float | None = None
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied with: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        alpha = 2 * self.r if self.alpha is None else self.alpha
+        return float(alpha / (self.r**0.5 if self.rslora else self.r))
+
+
+def attach(model: nn.Module, options: LowRank) -> Any:
+    """Freeze the model and put adapters on its layers. Raises InputError with everything that is wrong with `options` for this model."""
+    from peft import LoraConfig, get_peft_model
+
+    which = numbers(model, options.layers)
+    modules = chosen(model, options.targets, which)
+    problems = _problems(modules, options)
+    if problems:
+        raise InputError(*problems)
+    config = LoraConfig(
+        r=options.r,
+        lora_alpha=2 * options.r if options.alpha is None else options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=options.targets if which is None else sorted(modules),
+        rank_pattern=dict(options.ranks),
+        alpha_pattern={name: 2 * rank for name, rank in options.ranks.items()} if options.alpha is None else {},
+        use_rslora=options.rslora,
+        use_dora=options.dora,
+        init_lora_weights="pissa" if options.start == "pissa" else True,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    adapted: Any = get_peft_model(model, config)
+    if options.start == "pissa":
+        residual_start.remember(adapted)
+    if options.start == "loftq":
+        residual_start.from_quantisation_error(adapted)
+    if options.rate_ratio is not None:
+        learn_faster([p for name, p in adapted.named_parameters() if "lora_B" in name or "lora_embedding_B" in name], options.rate_ratio)
+    _say(adapted, options)
+    return adapted
+
+
+def _problems(modules: dict[str, nn.Module], options: LowRank) -> list[Problem]:
+    found = []
+    if options.r < 1:
+        found.append(Problem("adapter.r", f"is {options.r}", "give a rank of at least 1"))
+    if not 0 <= options.dropout < 1:
+        found.append(Problem("adapter.dropout", f"is {options.dropout}", "give a share from 0 up to below 1"))
+    for pattern, rank in options.ranks.items():
+        if not any(_named(pattern, name) for name in modules):
+            fix = did_you_mean(pattern, {name.rpartition(".")[2] for name in modules})
+            found.append(Problem(f"adapter.ranks.{pattern}", "names no layer that has an adapter", fix))
+        if rank < 1:
+            found.append(Problem(f"adapter.ranks.{pattern}", f"is {rank}", "give a rank of at least 1"))
+    wide: dict[tuple[str, int, int], str] = {}
+    for name, module in modules.items():
+        rank, smaller = _rank(name, options), min(_sides(module))
+        if rank > smaller:
+            wide.setdefault((name.rpartition(".")[2], rank, smaller), name)
+    for (_, rank, smaller), name in wide.items():
+        found.append(
+            Problem("adapter.r", f"rank {rank} is larger than the smaller side of {name}, {smaller}", f"give at most {smaller}, or train the layer whole")
+        )
+    four_bit = any("4bit" in type(module).__name__ for module in modules.values())
+    if options.start == "pissa" and four_bit:
+        found.append(Problem("adapter.init", "pissa takes the largest directions out of the base, and this base is in 4 bits", "use loftq"))
+    if options.start == "loftq" and not four_bit:
+        found.append(
+            Problem("adapter.init", "loftq starts from the error of a 4-bit base, and this base has none", "use default or pissa, or load the base in 4 bits")
+        )
+    if options.dora and not four_bit:
+        zero = [name for name, module in modules.items() if isinstance(module, nn.Linear) and bool((module.weight.norm(dim=1) == 0).any())]
+        found += [
+            Problem(f"adapter.targets: {name}", "has a row of zeros, whose direction dora cannot keep", "leave the layer out, or use lora") for name in zero[:8]
+        ]
+    return found
+
+
+def _sides(module: nn.Module) -> tuple[int, int]:
+    return (module.num_embeddings, module.embedding_dim) if isinstance(module, nn.Embedding) else size(module)
+
+
+def _rank(name: str, options: LowRank) -> int:
+    return next((rank for pattern, rank in options.ranks.items() if _named(pattern, name)), options.r)
+
+
+def _named(pattern: str, name: str) -> bool:
+    """PEFT's own rule: a pattern stands for the whole name or for its end behind a dot."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _say(model: Any, options: LowRank) -> None:
+    plain = (2 * options.r if options.alpha is None else options.alpha) / options.r
+    if not USUAL_SCALE[0] <= plain <= USUAL_SCALE[1]:
+        warn(model, f"alpha / r is {plain:g}, outside {USUAL_SCALE[0]:g} to {USUAL_SCALE[1]:g}: the adapter will learn as if at another learning rate")
+    if options.dropout:
+        warn(model, "dropout is drawn once per shared prefix, not once per row")
+
+
+def low_rank_layers(model: nn.Module) -> dict[str, Any]:
+    """PEFT's layers by the name of the base's layer that each stands for."""
+    return {name.removeprefix("base_model.model."): module for name, module in model.named_modules() if hasattr(module, "lora_A") and len(module.lora_A)}
+
+
+def delta(layer: Any, adapter: str = "default") -> torch.Tensor:
+    """scale B A of one layer in fp32: (out, in)."""
+    low, high = layer.lora_A[adapter].weight.detach().float(), layer.lora_B[adapter].weight.detach().float()
+    return (high @ low) * float(layer.scaling[adapter])
