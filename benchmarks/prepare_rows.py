@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,42 +37,22 @@ from planish.stages._examined import Places, examine
 ROWS, PAIRED_ROWS = 100_000, 20_000
 CHECKS = ("duplicates", "near_duplicates", "label_conflicts", "lengths", "template", "mask", "leakage")
 CONTEXT = 1024
-VERBS = ["change", "reset", "cancel", "check", "update", "find", "track", "move", "send", "block", "order", "return", "close", "open", "pay"]
-THINGS = ["card", "pin", "order", "account", "address", "invoice", "parcel", "plan", "password", "phone", "booking", "ticket", "limit", "refund", "payment"]
-TAILS = [
-    "please",
-    "today",
-    "now",
-    "for",
-    "me",
-    "before",
-    "friday",
-    "without",
-    "a",
-    "fee",
-    "from",
-    "abroad",
-    "on",
-    "my",
-    "phone",
-    "in",
-    "the",
-    "app",
-    "by",
-    "mail",
-]
 
 
 def written(path: Path, count: int) -> Path:
-    """Short support dialogues; of 100 rows one repeats another exactly and one but for a word."""
+    """Short dialogues in the tokenizer's own words, drawn as often as words of their rank are (Zipf); of 100 rows one repeats another, and one but for a word."""
+    vocabulary = json.loads((locate("smollm2-135m-instruct") / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = [token[1:] for token in sorted(vocabulary, key=vocabulary.__getitem__) if token.startswith("Ġ") and token[1:].isalpha() and token[1:].isascii()]
+    often = list(accumulate(1 / (rank + 3) for rank in range(len(words))))
     draw = random.Random(0)
+
+    def said(least: int, most: int) -> str:
+        return " ".join(draw.choices(words, cum_weights=often, k=draw.randint(least, most)))
+
     held: list[tuple[str, str]] = []
     with path.open("w", encoding="utf-8") as out:
         for number in range(count):
-            question = (
-                f"how do i {draw.choice(VERBS)} my {draw.choice(THINGS)} {' '.join(draw.choices(TAILS, k=draw.randint(1, 5)))} number {number * 7919 % 100003}"
-            )
-            answer = f"open the app, choose {draw.choice(THINGS)} and tap {draw.choice(VERBS)}; {' '.join(draw.choices(TAILS, k=draw.randint(3, 12)))}."
+            question, answer = f"{said(6, 16)}?", f"{said(8, 25)}."
             if number % 100 == 50:
                 question, answer = held[number // 2]
             elif number % 100 == 51:

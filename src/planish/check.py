@@ -16,7 +16,7 @@ from planish.errors import InputError, MissingExtra, Problem
 from planish.recipe import TaskShape, Use
 from planish.rows import RejectedRow, canonical_json
 from planish.shelf import shelf
-from planish.stages._examined import run_check, says
+from planish.stages._examined import conversations, run_check, says
 from planish.store.objects import write_atomic
 
 T = TypeVar("T")
@@ -76,7 +76,8 @@ def check_rows(
             if why is None:
                 running(use.name)
                 split = _split(reading.accepted, gold) if gold is not None else None
-                found[use.name] = run_check(use, reading.accepted, made or _NO_TASK, split, chat or _no_chat)
+                rows = conversations(reading.accepted, made) if made is not None and says(use.name, "TOKENS") else reading.accepted
+                found[use.name] = run_check(use, rows, split, chat or _no_chat)
                 reading = reading.set_aside(found[use.name].findings)
         except (MissingExtra, InputError) as refused:
             if checks is not None:
@@ -85,10 +86,6 @@ def check_rows(
         if why is not None:
             skipped[use.name] = why
     return Checked(reading.counts, made, reading.rejected, found, skipped, lines)
-
-
-_NO_TASK = Task(shape="chat")
-"""For checks that ask nothing of it: documents have no task."""
 
 
 def _no_chat() -> Any:

@@ -95,6 +95,10 @@ class SplitSection(Section):
         return self
 
 
+CHECKS = ("duplicates", "near_duplicates", "label_conflicts", "balance", "template", "mask", "leakage")
+"""What is looked for unless the recipe says otherwise: what is silent when it goes wrong, and cheap to find."""
+
+
 class DataSection(Section):
     """Where the rows are and what they are for."""
 
@@ -107,7 +111,7 @@ class DataSection(Section):
     mixed: bool = False
     clean: list[Literal["nfc", "control", "whitespace"]] = []
     split: SplitSection = SplitSection()
-    checks: list[Check] = [Use(name="duplicates"), Use(name="label_conflicts"), Use(name="leakage")]
+    checks: list[Check] = [Use(name=name) for name in CHECKS]
 
 
 class LaunchSection(Section):

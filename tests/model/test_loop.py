@@ -25,7 +25,7 @@ from planish.model.ranks import ALONE
 from planish.objectives import sft
 
 
-def one_step(model: torch.nn.Module, rows: list[Example], loss: Any, made: Plan, rate: float = 0.0, optimizer: Any = None) -> tuple[float, float, int, int]:
+def one_step(model: torch.nn.Module, rows: list[Example], loss: Any, made: Plan, rate: float = 0.0, optimizer: Any = None) -> step.Done:
     state = State(model, optimizer or optimizer_for(model, made), precision.scaler("fp32"), None, Position(0, 0))
     return step.one_step(state, rows, step.Work(made, ALONE, ALONE.forward(model, made.precision, loss)), rate)
 

@@ -9,19 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from planish.data.minhash import crossing
 from planish.data.normalise import normalised
 from planish.data.overlap import HELD, NGrams
 from planish.data.shingles import Shingles, units, word_units
-from planish.data.similar import confirmed, prefix_pairs, reachable
 from planish.data.table import Keys
 from planish.data.texts import body_text, prompt_text
 from planish.rows import Row
 
 WORDS = 5
 """A question of fewer words is recognised only exactly, with everything around it: "summarise this" is asked of many texts."""
-
-MAX_PAIRS = 30_000_000
-"""Pairs looked at for nearness before the rest is left, and counted as left."""
 
 
 class Trace(NamedTuple):
@@ -91,27 +88,9 @@ class HeldOut:
         """For each row whose prompt reaches a Jaccard of `threshold` with a held-out one, the nearest; and how many pairs were not compared."""
         own = Shingles.of(self._shingles)
         sets = Shingles.joined([own, prompts])
-        theirs, ours = np.flatnonzero(own.sizes), len(own) + np.flatnonzero(prompts.sizes)
-        pairs, waiting, looked, left_out = [], [], 0, 0
-        for searched, held in prefix_pairs(sets, ours, threshold, against=theirs):
-            if looked > MAX_PAIRS:
-                left_out += len(held)
-                continue
-            looked += len(held)
-            fits = reachable(sets, (searched, held), threshold)
-            waiting.append((held[fits], searched[fits]))
-            if sum(len(part[0]) for part in waiting) > 300_000:
-                pairs.append(confirmed(sets, *_joined(waiting), threshold))
-                waiting = []
-        if waiting:
-            pairs.append(confirmed(sets, *_joined(waiting), threshold))
+        found = crossing(sets, np.flatnonzero(own.sizes), len(own) + np.flatnonzero(prompts.sizes), threshold)
         nearest: dict[int, Leak] = {}
-        for held, searched, exact in pairs:
-            for index, row, score in zip(held.tolist(), (searched - len(own)).tolist(), exact.tolist(), strict=True):
-                if row not in nearest or score > nearest[row].score:
-                    nearest[row] = Leak(row, index, "near", score)
-        return [nearest[row] for row in sorted(nearest)], left_out
-
-
-def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        for index, row, score in zip(found.left.tolist(), (found.right - len(own)).tolist(), found.jaccard.tolist(), strict=True):
+            if row not in nearest or score > nearest[row].score:
+                nearest[row] = Leak(row, index, "near", score)
+        return [nearest[row] for row in sorted(nearest)], found.left_out

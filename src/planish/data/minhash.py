@@ -11,10 +11,10 @@ from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
+from rensa import RMinHash  # type: ignore[import-untyped]
 
 from planish.data.shingles import Shingles
-from planish.data.similar import Pairs, confirmed, prefix_pairs, reachable, within
-from planish.lazy import require
+from planish.data.similar import Pairs, across, confirmed, prefix_pairs, reachable, within
 
 PERMUTATIONS, BANDS, ROWS = 128, 32, 4
 """Hash functions of a signature; it is cut into 32 bands of 4, and two rows that agree in a whole band are compared."""
@@ -49,12 +49,11 @@ class Links:
 
 def signatures(sets: Shingles) -> NDArray[np.uint32]:
     """(_N, 128) MinHash signatures."""
-    minhash = require("rensa", extra="data").RMinHash
     made = np.empty((len(sets), PERMUTATIONS), np.uint32)
     for begin in range(0, len(sets), _AT_ONCE):
         starts = sets.starts[begin : begin + _AT_ONCE + 1]
         flat = sets.values[starts[0] : starts[-1]].astype(np.uint64)
-        rows = minhash.digest_matrix_from_flat_token_hashes(flat, (starts - starts[0]).astype(np.uint64), PERMUTATIONS, _SEED).to_rows()
+        rows = RMinHash.digest_matrix_from_flat_token_hashes(flat, (starts - starts[0]).astype(np.uint64), PERMUTATIONS, _SEED).to_rows()
         count = len(starts) - 1
         made[begin : begin + count] = np.fromiter(chain.from_iterable(rows), np.uint32, count * PERMUTATIONS).reshape(count, PERMUTATIONS)
     return made
@@ -82,6 +81,26 @@ def links(sets: Shingles, threshold: float, accept: Callable[[Pairs], NDArray[np
         search.look_apart(within(order, starts[few], ends[few]), band)
     search.look_apart(prefix_pairs(sets, np.flatnonzero(crowded), threshold))
     return search.links()
+
+
+def crossing(sets: Shingles, ours: NDArray[np.int64], theirs: NDArray[np.int64], threshold: float, *, max_pairs: int = MAX_PAIRS) -> Links:
+    """Every pair of a row of `ours` with one of `theirs` that MinHash proposes and whose Jaccard is at least `threshold`."""
+    search = _Search(sets, threshold, None, max_pairs)
+    both = np.concatenate([ours, theirs])
+    for band in range(BANDS if len(ours) and len(theirs) else 0):
+        keys = search.keys[both, band]
+        order = np.lexsort((np.arange(len(both)) >= len(ours), keys))
+        keys = keys[order]
+        edges = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1], [True])))
+        split = edges[:-1] + np.add.reduceat((order < len(ours)).astype(np.int64), edges[:-1])
+        for left, right in across(both[order], edges[:-1], split, edges[1:]):
+            if search.compared >= max_pairs:
+                search.left_out += len(left)
+                continue
+            fresh = ~(search.keys[left, :band] == search.keys[right, :band]).any(axis=1)
+            search.look(left[fresh], right[fresh])
+    codes = np.concatenate([np.zeros(0, np.int64), *search.waiting])
+    return Links(*confirmed(sets, codes // len(sets), codes % len(sets), threshold), search.compared, search.left_out)
 
 
 class _Search:

@@ -72,24 +72,17 @@ def confirmed(sets: Shingles, left: NDArray[np.int64], right: NDArray[np.int64],
     return left[same], right[same], exact[same]
 
 
-def prefix_pairs(sets: Shingles, rows: NDArray[np.int64], threshold: float, *, against: NDArray[np.int64] | None = None) -> Iterator[Pairs]:
-    """Pairs of `rows`, each with each, or each with each of `against`, in batches. A pair may come more than once; none that reaches `threshold` is missing.
+def prefix_pairs(sets: Shingles, rows: NDArray[np.int64], threshold: float) -> Iterator[Pairs]:
+    """Pairs of `rows`, each with each, in batches. A pair may come more than once; none that reaches `threshold` is missing.
 
     With all shingles in one order, rare ones first, two sets of Jaccard t or more share one among the first n - ceil(t n) + 1 of each
     (Chaudhuri, Ganti and Kaushik 2006; Xiao et al. 2008, PPJoin). So texts that share only a common template are never compared.
     """
-    rows = rows if against is None else _sharing(sets, rows, threshold, against)
-    both = rows if against is None else np.concatenate([rows, against])
-    token, place = _prefixes(sets, both, threshold)
-    order = np.lexsort((sets.sizes[both[place]], place >= len(rows), token))
+    token, place = _prefixes(sets, rows, threshold)
+    order = np.lexsort((sets.sizes[rows[place]], token))
     token, place = token[order], place[order]
     edges = np.flatnonzero(np.concatenate(([True], token[1:] != token[:-1], [True]))) if len(token) else np.zeros(1, np.int64)
-    starts, ends = edges[:-1], edges[1:]
-    if against is not None:
-        split = starts + np.add.reduceat((place < len(rows)).astype(np.int64), starts) if len(starts) else starts
-        yield from _crossed(both[place], starts, split, ends)
-    else:
-        yield from within(both[place], starts, ends)
+    yield from within(rows[place], edges[:-1], edges[1:])
 
 
 def within(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[Pairs]:
@@ -106,20 +99,7 @@ def within(rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.
         distance += 1
 
 
-def _sharing(sets: Shingles, rows: NDArray[np.int64], threshold: float, against: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of `rows` of whose shingles the share `threshold`, without which no Jaccard reaches it, may be in `against` at all, by their lowest 24 bits."""
-    known = np.zeros(1 << 24, bool)
-    known[sets.take(against)[0] & 0xFFFFFF] = True
-    kept = [rows[:0]]
-    for begin in range(0, len(rows), _AT_ONCE):
-        part = rows[begin : begin + _AT_ONCE]
-        values, place = sets.take(part)
-        shared = np.bincount(place[known[values & 0xFFFFFF]], minlength=len(part))
-        kept.append(part[shared >= threshold * sets.sizes[part] - 1e-9])
-    return np.concatenate(kept)
-
-
-def _crossed(rows: NDArray[np.int64], starts: NDArray[np.int64], split: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[Pairs]:
+def across(rows: NDArray[np.int64], starts: NDArray[np.int64], split: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[Pairs]:
     """Every pair of a member before `split` with one behind it, for each group."""
     mixed = (split > starts) & (split < ends)
     starts, split, ends = starts[mixed], split[mixed], ends[mixed]

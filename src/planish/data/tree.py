@@ -23,10 +23,14 @@ MEET = 8
 
 @dataclass(frozen=True)
 class Sequence:
-    """One token sequence. `weights[t]` scores the prediction of `ids[t]`; weights[0] is ignored, as nothing predicts the first token."""
+    """One token sequence. `weights[t]` scores the prediction of `ids[t]`; weights[0] is ignored, as nothing predicts the first token.
+
+    `given` are numbers that its objective will want at the loss: a reference log-probability, a label. All sequences of a run have equally many.
+    """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    given: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.weights):
@@ -61,6 +65,7 @@ class Tree:
 
     ids, positions: (T,) int64. segments: depth first. scored_at: (R,) flat index of the token whose hidden state predicts; target: (R,) token id;
     weight: (R,) float32; sequence: (R,) which sequence each prediction belongs to. `tokens_in` counts the tokens of all sequences without sharing.
+    given: (S, K) float32, what the objective gave with each sequence.
     """
 
     ids: NDArray[np.int64]
@@ -72,6 +77,7 @@ class Tree:
     sequence: NDArray[np.int64]
     tokens_in: int
     sequences: int
+    given: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @cached_property
     def ends(self) -> NDArray[np.int64]:
@@ -195,6 +201,7 @@ class Trie:
             sequence=np.repeat(np.arange(len(self.sequences)), [len(place) for place in places]),
             tokens_in=sum(len(sequence.ids) - 1 for sequence in self.sequences),
             sequences=len(self.sequences),
+            given=np.array([sequence.given for sequence in self.sequences], np.float32),
         )
 
     def _path(self, sequence: Sequence) -> NDArray[np.int64]:

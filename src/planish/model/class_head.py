@@ -1,4 +1,4 @@
-"""A head of classes, of one value or of one reward on a causal model's hidden states, and what it reads: pooled states of rows, computed once while the trunk is frozen (MISSION A11)."""
+"""A head of classes, of one value or of one reward on a causal model's hidden states, and the pooled states of rows that it reads (MISSION A11)."""
 
 from __future__ import annotations
 

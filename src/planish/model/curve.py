@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ POINTS = 50
 
 @dataclass(frozen=True)
 class Step:
-    """What one step reports. `loss` is the mean over trained tokens; `tokens` is cumulative and counts what the model computed, `tokens_in` what it stood for."""
+    """What one step reports. `loss` is the mean over trained tokens; `tokens` is cumulative and counts what the model computed, `tokens_in` what it stood for.
+
+    `metrics` and `validation_metrics` are the objective's own figures by name, means like the loss.
+    """
 
     step: int
     tokens: int
@@ -35,6 +38,8 @@ class Step:
     memory_mb: float
     validation_loss: float | None = None
     skipped: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+    validation_metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Figures:

@@ -31,7 +31,8 @@ from planish.model.plan import named
 from planish.model.ranks import ALONE, Ranks, refusals
 from planish.model.schedule import learning_rate
 from planish.model.step import LossFunction as LossFunction
-from planish.model.step import Work, one_step, validation_loss
+from planish.model.step import Work, one_step
+from planish.model.step import validation as validate
 from planish.model.trunk import Trunk
 
 PATIENCE_WITH_BAD_STEPS = 3
@@ -105,7 +106,7 @@ def train(
 def mean_loss(model: nn.Module, examples: Seq[Example], loss: LossFunction, plan: Plan, device: str = "cpu") -> float:
     """The loss over `examples`, divided by their shares, without gradients."""
     alone = replace(ALONE, device=device)
-    return validation_loss(model, examples, Work(plan, alone, alone.forward(model, plan.precision, loss)))
+    return validate(model, examples, Work(plan, alone, alone.forward(model, plan.precision, loss)))[0]
 
 
 def _due(plan: Plan, position: Position) -> bool:
@@ -119,7 +120,7 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
     began = time.perf_counter()
     rate = learning_rate(position.step, peak=plan.learning_rate, warmup=plan.warmup, steps=plan.steps, schedule=plan.schedule)
     rows = batch_rows(plan, position.step)
-    value, norm, tokens, tokens_in = one_step(state, [examples[row] for row in rows], work, rate)
+    value, norm, tokens, tokens_in, metrics = one_step(state, [examples[row] for row in rows], work, rate)
     seconds = time.perf_counter() - began
     finite = _counts_as_finite(value, norm, state)
     position = replace(position, step=position.step + 1, tokens=position.tokens + tokens, bad=() if finite else (*position.bad, tuple(rows)))
@@ -127,9 +128,9 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
         held = "; ".join(", ".join(named(batch, names)) for batch in position.bad)
         why = f"the loss was not finite three steps in a row; their batches held rows {held}"
         raise RunFailed(Problem(f"train step {position.step}", why, "lower learning_rate, or look at these rows"), reason_code="loss_not_finite")
-    check, better = None, False
+    check, checked, better = None, dict[str, float](), False
     if validation and plan.validate_every and (position.step % plan.validate_every == 0 or position.step == plan.steps):
-        check = _validated(state, validation, work)
+        check, checked = _validated(state, validation, work)
         better = position.best is None or check < position.best
         position = (
             replace(position, best=check, best_step=position.step, waited=0)
@@ -138,7 +139,8 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
         )
     state.position = position
     moved = math.isfinite(value) and math.isfinite(norm)
-    line = Step(position.step, position.tokens, tokens_in, value, norm, rate, tokens / seconds, curve.memory_mb(work.ranks.device), check, not moved)
+    speed, memory = tokens / seconds, curve.memory_mb(work.ranks.device)
+    line = Step(position.step, position.tokens, tokens_in, value, norm, rate, speed, memory, check, not moved, metrics, checked)
     return line, better
 
 
@@ -147,12 +149,12 @@ def _counts_as_finite(value: float, norm: float, state: State) -> bool:
     return math.isfinite(value) and (math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1))
 
 
-def _validated(state: State, validation: Seq[Example], work: Work) -> float:
-    """The validation loss of what would be delivered now."""
+def _validated(state: State, validation: Seq[Example], work: Work) -> tuple[float, dict[str, float]]:
+    """The validation loss and figures of what would be delivered now."""
     if state.average is None:
-        return validation_loss(state.model, validation, work)
+        return validate(state.model, validation, work)
     with state.average.in_place(state.model):
-        return validation_loss(state.model, validation, work)
+        return validate(state.model, validation, work)
 
 
 def _deliver(state: State, folder: Path, plan: Plan, on_warning: Callable[[str], None]) -> None:

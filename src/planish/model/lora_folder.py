@@ -67,12 +67,16 @@ class LoraFolder:
                 return float(value)
         return default
 
+    def pair(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """A (r, in) and B (out, r) of one module in fp32."""
+        low, high = (self._file.get_tensor(self._pairs[module][side]).float() for side in ("A", "B"))
+        return low, high
+
     def add_to(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """`weight` (out, in) fp32 plus B @ A times the scaling; `weight` itself when the adapter leaves it alone."""
-        pair = self._pairs.get(name.removesuffix(".weight"))
-        if pair is None:
+        if name.removesuffix(".weight") not in self._pairs:
             return weight
-        low, high = (self._file.get_tensor(pair[side]).float() for side in ("A", "B"))
+        low, high = self.pair(name.removesuffix(".weight"))
         delta: torch.Tensor = high @ low
         if self.config.get("fan_in_fan_out"):
             delta = delta.T

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,14 +45,15 @@ class LowRank:
 
 def attach(model: nn.Module, options: LowRank) -> Any:
     """Freeze the model and put adapters on its layers. Raises InputError with everything that is wrong with `options` for this model."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     which = numbers(model, options.layers)
     modules = chosen(model, options.targets, which)
     problems = _problems(modules, options)
     if problems:
         raise InputError(*problems)
-    config = LoraConfig(
+    config = said_by_us(
+        LoraConfig,
         r=options.r,
         lora_alpha=2 * options.r if options.alpha is None else options.alpha,
         lora_dropout=options.dropout,
@@ -63,7 +66,7 @@ def attach(model: nn.Module, options: LowRank) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    adapted: Any = get_peft_model(model, config)
+    adapted = wrapped(model, config)
     if options.start == "pissa":
         residual_start.remember(adapted)
     if options.start == "loftq":
@@ -72,6 +75,21 @@ def attach(model: nn.Module, options: LowRank) -> Any:
         learn_faster([p for name, p in adapted.named_parameters() if "lora_B" in name or "lora_embedding_B" in name], options.rate_ratio)
     _say(adapted, options)
     return adapted
+
+
+def wrapped(model: nn.Module, config: Any) -> Any:
+    """The model under PEFT's adapter of this configuration."""
+    from peft import get_peft_model
+
+    return said_by_us(get_peft_model, model, config)
+
+
+def said_by_us(call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """A call of PEFT without the two warnings that we give, or have no need to give, ourselves: of tied heads (which are not merged) and of PiSSA's own way of saving."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        return call(*inputs, **named)
 
 
 def _problems(modules: dict[str, nn.Module], options: LowRank) -> list[Problem]:
@@ -127,8 +145,18 @@ def _say(model: Any, options: LowRank) -> None:
     plain = (2 * options.r if options.alpha is None else options.alpha) / options.r
     if not USUAL_SCALE[0] <= plain <= USUAL_SCALE[1]:
         warn(model, f"alpha / r is {plain:g}, outside {USUAL_SCALE[0]:g} to {USUAL_SCALE[1]:g}: the adapter will learn as if at another learning rate")
+    if tied_ends(model):
+        warn(model, f"the adapter sits on the {tied_ends(model)[0]}, whose weights the model uses twice: it works beside the base and cannot be merged")
     if options.dropout:
         warn(model, "dropout is drawn once per shared prefix, not once per row")
+
+
+def tied_ends(model: Any) -> list[str]:
+    """Which of the LM head and the embeddings has an adapter, where they are one tensor."""
+    base = model.get_base_model()
+    ends = {"LM head": base.get_output_embeddings(), "embeddings": base.get_input_embeddings()}
+    touched = [name for name, module in ends.items() if hasattr(module, "base_layer")]
+    return touched if getattr(base.config, "tie_word_embeddings", False) else []
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, Any]:

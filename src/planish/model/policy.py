@@ -57,13 +57,17 @@ class Rows:
 class Scored:
     """R scored tokens of a micro-batch. log_prob, weight: (R,) fp32; sequence: (R,) which of the S sequences a token belongs to.
 
-    `log_prob` is computed when first asked for, unless it was given; an objective that blends terms of `rows` never pays for it.
+    `log_prob` is computed when first asked for, unless it was given; an objective that blends terms of `rows` never pays for it. `given`: (S, K) fp32, the numbers that the
+    objective gave with each sequence; sequences stand in the order of their examples, those of one example together.
     """
 
-    def __init__(self, log_prob: Tensor | None, weight: Tensor, sequence: Tensor, sequences: int, rows: Rows | None = None) -> None:
+    def __init__(
+        self, log_prob: Tensor | None, weight: Tensor, sequence: Tensor, sequences: int, rows: Rows | None = None, given: Tensor | None = None
+    ) -> None:
         if log_prob is None and rows is None:
             raise ValueError("either log-probabilities or the rows to make them of")
         self._log_prob, self.weight, self.sequence, self.sequences, self._rows = log_prob, weight, sequence, sequences, rows
+        self.given = weight.new_empty(sequences, 0) if given is None else given
 
     @property
     def log_prob(self) -> Tensor:
@@ -82,6 +86,10 @@ class Scored:
     def sums(self) -> Tensor:
         """Weighted log-probability of each sequence: (S,)."""
         return torch.zeros(self.sequences, device=self.log_prob.device, dtype=self.log_prob.dtype).index_add(0, self.sequence, self.log_prob * self.weight)
+
+    def lengths(self) -> Tensor:
+        """The weight of each sequence, its number of scored tokens where every weight is 1: (S,)."""
+        return torch.zeros(self.sequences, device=self.weight.device, dtype=self.weight.dtype).index_add(0, self.sequence, self.weight)
 
 
 def hidden_states(
@@ -115,4 +123,5 @@ def score(
     with autocast(precision, device):
         hidden = hidden_states(model, tree, device, trunk=trunk, way=way).index_select(0, torch.from_numpy(tree.scored_at).to(device))
     rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision)
-    return Scored(None, torch.from_numpy(tree.weight).to(device), torch.from_numpy(tree.sequence).to(device), tree.sequences, rows)
+    weight, sequence, given = (torch.from_numpy(array).to(device) for array in (tree.weight, tree.sequence, tree.given))
+    return Scored(None, weight, sequence, tree.sequences, rows, given)

@@ -46,7 +46,7 @@ def fit(features: Tensor, labels: Seq[str], c: float = 1.0, *, known: Seq[str] =
         solver.zero_grad()
         value = c * F.cross_entropy(x @ weight.t() + bias, y, reduction="sum") + 0.5 * weight.pow(2).sum()
         value.backward()  # type: ignore[no-untyped-call]
-        return float(value)
+        return float(value.detach())
 
     solver.step(closure)  # type: ignore[no-untyped-call]
     return Probe(weight.detach(), bias.detach(), names)

@@ -1,6 +1,6 @@
 """Low-rank starts that are not zero: from the base's largest directions (PiSSA, arXiv 2404.02948) and from the error of a 4-bit base (LoftQ, arXiv 2310.08659, one iteration).
 
-Trained from such a start, an adapter is saved as the difference that it made to the untouched base, so that every loader finds a plain LoRA: s (B A - B0 A0) is one of twice the rank.
+From PiSSA's start, an adapter is saved as the difference that it made to the untouched base, so that every loader finds a plain LoRA: s (B A - B0 A0), of twice the rank.
 """
 
 from __future__ import annotations

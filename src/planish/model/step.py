@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,22 +31,35 @@ class Work:
     forward: Forward
 
 
-def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> tuple[float, float, int, int]:
-    """Forward, backward, clip, step. Gives loss, gradient norm, unique tokens computed, and tokens stood for, all over every rank."""
+class Done(NamedTuple):
+    """One step, over every rank: loss, gradient norm, unique tokens computed, tokens stood for, and the objective's own figures by name, means like the loss."""
+
+    loss: float
+    norm: float
+    tokens: int
+    tokens_in: int
+    metrics: dict[str, float]
+
+
+def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> Done:
+    """Forward, backward, clip, step."""
     model, optimizer, scaler, ranks = state.model, state.optimizer, state.scaler, work.ranks
     model.train()
     share = sum(example.share for example in examples)
     total, tokens, tokens_in = 0.0, 0, 0
+    sums: dict[str, float] = {}
     for tree, counts in micro_batches(examples, work.plan.micro_tokens, ranks):
-        part = work.forward(tree).total / share * float(counts)
+        found = work.forward(tree)
+        part = found.total / share * float(counts)
         scaler.scale(part * ranks.gradient_scale).backward()
         total += part.item()
+        _add(sums, found, counts / share)
         tokens, tokens_in = tokens + counts * len(tree.ids), tokens_in + counts * tree.tokens_in
     parameters = list(trainable(model).values())
     ranks.sum_gradients(parameters)
     scaler.unscale_(optimizer)
     norm = whole(torch.nn.utils.clip_grad_norm_(parameters, work.plan.clip)).item()
-    total, all_tokens, all_tokens_in = ranks.total(total, tokens, tokens_in)
+    total, all_tokens, all_tokens_in, *figures = ranks.total(total, tokens, tokens_in, *sums.values())
     if math.isfinite(total) and (math.isfinite(norm) or scaler.is_enabled()):  # the scale itself leaves out a step of infinite gradients, and falls
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -54,7 +68,7 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> t
             state.average.update(model)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return total, norm, int(all_tokens), int(all_tokens_in)
+    return Done(total, norm, int(all_tokens), int(all_tokens_in), dict(zip(sums, figures, strict=True)))
 
 
 def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks) -> list[tuple[Tree, bool]]:
@@ -67,10 +81,20 @@ def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks) -> list[tup
     return counted + [(filler, False)] * (ranks.most(len(trees)) - len(trees))
 
 
-def validation_loss(model: nn.Module, examples: Seq[Example], work: Work) -> float:
-    total = 0.0
+def validation(model: nn.Module, examples: Seq[Example], work: Work) -> tuple[float, dict[str, float]]:
+    """The loss and the objective's own figures over `examples`, divided by their shares, without gradients and without dropout."""
+    share, total, sums = sum(example.share for example in examples), 0.0, dict[str, float]()
     model.eval()
     with torch.inference_mode():
         for tree, counts in micro_batches(examples, 2 * work.plan.micro_tokens, work.ranks):
-            total += work.forward(tree).total.item() * counts
-    return work.ranks.total(total)[0] / sum(example.share for example in examples)
+            found = work.forward(tree)
+            total += found.total.item() * counts
+            _add(sums, found, counts / share)
+    own = [*sums.values()] + [0.0] * (work.ranks.most(len(sums)) - len(sums))  # a rank that had no row knows no figure, and must still send as many
+    total, *figures = work.ranks.total(total, *own)
+    return total / share, dict(zip(sums, figures, strict=False))
+
+
+def _add(sums: dict[str, float], found: Loss, scale: float) -> None:
+    for name, value in found.metrics.items():
+        sums[name] = sums.get(name, 0.0) + value * scale

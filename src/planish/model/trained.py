@@ -1,19 +1,23 @@
-"""What training leaves: adapter files in PEFT's layout, loaded again for evaluation and merged for export."""
+"""What training leaves: an adapter in PEFT's layout or whole weights, opened again for evaluation, merged for export; and whether it did anything."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from planish.errors import InputError, Problem
-from planish.model.bundled import identity
+from planish.data.tree import Sequence, build
+from planish.model import adapter_folder, merge
+from planish.model.backbone import base_of
 from planish.model.chat import Chat
-from planish.model.checkpoint import trainable
+from planish.model.class_head import class_logits
 from planish.model.load import load
+from planish.model.optimizer import trainable
+from planish.model.policy import score
 from planish.store.objects import file_hash
 
 
@@ -24,46 +28,53 @@ def changed(model: nn.Module, start: Mapping[str, Tensor]) -> float:
     return float((moved / max(before, 1e-12)) ** 0.5)
 
 
+@torch.no_grad()
+def outputs(model: nn.Module, rows: Seq[Sequence], precision: str, device: torch.device | str = "cpu") -> Tensor:
+    """What the model says to a few rows: the log-probabilities of their scored tokens, (R,), and behind them a head's logits where it has one.
+
+    Asked before and after training: weights may move and change no answer (an adapter on layers that nothing reads, a B that stayed zero).
+    """
+    was = model.training
+    model.eval()
+    try:
+        said = score(model, build(rows), precision, device).log_prob
+        if getattr(base_of(model), "class_head", None) is None:
+            return said
+        classes = class_logits(model, [row.ids for row in rows], precision, device)
+        return torch.cat([said, classes.flatten().to(said.dtype)])
+    finally:
+        model.train(was)
+
+
+def output_change(before: Tensor, after: Tensor) -> float:
+    """The largest change of an output, in nats or in a head's logits; 0 means that the adapter does nothing."""
+    return float((after.float() - before.float()).abs().max())
+
+
 def save(model: Any, chat: Chat, folder: Path, base: Path) -> None:
-    """`adapter/` for a PEFT model, `model/` for full weights, each with the tokenizer. The adapter's config names the base by hash, not by a path of this machine."""
-    if hasattr(model, "peft_config"):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = f"sha256:{identity(base)}"
-        model.save_pretrained(folder / "adapter", safe_serialization=True, save_embedding_layers=False)
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template card names no facts; the run report is the card
+    """`adapter/` for an adapter, `model/` for full weights, each with the tokenizer. The adapter's config names the base by hash, not by a path of this machine."""
+    if adapter_folder.is_adapter(model):
+        adapter_folder.write(model, folder / "adapter", base)
     else:
         model.save_pretrained(folder / "model", safe_serialization=True)
-        chat.save(folder / "model")  # a whole model: exporters and other tools open it by itself
-    chat.save(folder / "tokenizer")
+        chat.tokenizer.save_pretrained(folder / "model")  # a whole model: exporters and other tools open it by itself
+    chat.tokenizer.save_pretrained(folder / "tokenizer")
 
 
-def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"]) -> nn.Module:
-    """The base with the adapter on it, or the full weights, ready to score. Adapter weights are read from safetensors only.
+def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"], *, four_bit: bool = False) -> nn.Module:
+    """The base with the adapter on it, or the full weights, ready to score. Weights are read from safetensors only. `four_bit` scores on an NF4 base, as QLoRA trains.
 
     Raises InputError when the adapter was trained on another base.
     """
     if (trained / "model").is_dir():
         return load(trained / "model", precision)
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig.from_pretrained(str(trained / "adapter"))
-    if config.base_model_name_or_path != f"sha256:{identity(base)}":
-        why = f"was trained on the base {config.base_model_name_or_path}, not on {base} (sha256:{identity(base)})"
-        raise InputError(Problem(str(trained / "adapter"), why, "give the base that it was trained on"))
-    config.base_model_name_or_path = None
-    module: nn.Module = get_peft_model(load(base, precision), config)
-    load_adapter(module, trained / "adapter")
-    return module.eval()
+    adapter_folder.check_base(trained / "adapter", base)
+    return adapter_folder.put(load(base, precision, four_bit=four_bit), trained / "adapter").eval()
 
 
 def load_adapter(model: nn.Module, adapter: Path) -> None:
-    """Put an adapter's weights, from safetensors, into a model that has an adapter of the same kind. Raises ValueError for a tensor without a place."""
-    from peft.utils.save_and_load import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    found: Any = set_peft_model_state_dict(model, load_file(adapter / "adapter_model.safetensors"))
-    if found.unexpected_keys:
-        raise ValueError(f"the adapter holds tensors that the base has no place for: {found.unexpected_keys[:3]}")
+    """Put an adapter's weights, from safetensors, into a model that has an adapter of the same kind. Raises InputError for a tensor without a place."""
+    adapter_folder.load(model, adapter)
 
 
 def weights_hash(trained: Path) -> str:
@@ -72,9 +83,8 @@ def weights_hash(trained: Path) -> str:
     return file_hash(where if where.is_file() else next((trained / "model").glob("*.safetensors")))
 
 
-def merged(base: Path, trained: Path) -> nn.Module:
-    """The tuned weights in fp32 with no adapter left: W + (alpha / r) B A (MISSION A12)."""
-    model: Any = open_trained(base, trained, "fp32")
-    with torch.inference_mode():
-        plain: nn.Module = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    return plain
+def merged(base: Path, trained: Path, into: merge.Into = "original") -> nn.Module:
+    """The tuned weights in fp32 with no adapter left (MISSION A12): in the original base also after QLoRA, or with `dequantised` in what its NF4 copy stands for."""
+    if (trained / "model").is_dir():
+        return load(trained / "model", "fp32")
+    return merge.merged(base, trained / "adapter", into)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from planish.data.tree import Segment, Tree
+from planish.errors import InputError, Problem
 from planish.model.backbone import backbone, base_of
+from planish.model.described import warn
 
 
 class VirtualTokens(nn.Module):
@@ -164,3 +166,24 @@ class _Below:
     def attend(self, query: Tensor, *rest: Any) -> Tensor:
         whole: Callable[..., Tensor] = self.plan.attend
         return whole(torch.nn.functional.pad(query, (0, 0, self.count, 0)), *rest)[:, self.count :]
+
+
+def refuse_long(model: nn.Module, tokens: int, share: float) -> None:
+    """Raises InputError for fewer than one token, or where they fill more than `share` of the context."""
+    context = _context(model)
+    if tokens < 1 or (context is not None and tokens >= share * context):
+        room = f"1 to {int(share * context) - 1}" if context is not None else "at least 1"
+        of = f" of a context of {context}" if context is not None else ""
+        raise InputError(Problem("adapter.tokens", f"{tokens} virtual tokens{of}", f"give {room}"))
+
+
+def tell_length(model: nn.Module, tokens: int) -> None:
+    """Say what the tokens take from the context."""
+    context = _context(model)
+    if context is not None:
+        warn(model, f"{tokens} virtual tokens leave {context - tokens:,} of {context:,} places of the context")
+
+
+def _context(model: nn.Module) -> int | None:
+    found = getattr(base_of(model).config, "max_position_embeddings", None)
+    return int(found) if found else None

@@ -57,20 +57,31 @@ def examine(
     """
     found: dict[str, CheckResult] = {}
     together: list[Sequence[str]] = []
+    held = dict.fromkeys(places.gold_ids, "gold")
+    split: Split | None = None
+    talk: Table | None = None
     for use in sorted(checks, key=lambda use: says(use.name, "AFTER_SPLIT")):
         running(use.name)
-        split = places.divide(reading.accepted, together).assignment if says(use.name, "AFTER_SPLIT") else None
-        found[use.name] = run_check(use, reading.accepted, task, split, chat)
+        known: Mapping[str, str] | None = held or None
+        if says(use.name, "AFTER_SPLIT"):
+            split = split or places.divide(reading.accepted, together)
+            known = split.assignment
+        rows = reading.accepted
+        if says(use.name, "TOKENS"):
+            rows = talk = conversations(rows, task) if talk is None else talk
+        found[use.name] = run_check(use, rows, known, chat)
         together += found[use.name].together
-        reading = reading.set_aside(found[use.name].findings)
-    final = places.divide(reading.accepted, together)
-    return Examined(reading.set_aside(final.findings), final, found)
+        aside = {finding.row_id for finding in found[use.name].findings if finding.severity == "reject"}
+        if aside or found[use.name].together:
+            reading, split = reading.set_aside(found[use.name].findings), None
+            talk = talk.where(key.id not in aside for key in talk.keys) if talk is not None else None
+    split = split or places.divide(reading.accepted, together)
+    return Examined(reading.set_aside(split.findings), split, found)
 
 
-def run_check(use: Use, rows: Table, task: Task, split: Mapping[str, str] | None, chat: Callable[[], Any]) -> CheckResult:
-    """What one check says. One that looks at tokens is given the rows as the dialogues they are trained as."""
-    tokens = says(use.name, "TOKENS")
-    result: CheckResult = shelf.call("checks", use.name, "check", use.options)(conversations(rows, task) if tokens else rows, split, chat() if tokens else None)
+def run_check(use: Use, rows: Table, split: Mapping[str, str] | None, chat: Callable[[], Any]) -> CheckResult:
+    """What one check says of these rows; one that looks at tokens is given them as dialogues, and the tokenizer."""
+    result: CheckResult = shelf.call("checks", use.name, "check", use.options)(rows, split, chat() if says(use.name, "TOKENS") else None)
     return result
 
 

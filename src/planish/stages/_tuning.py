@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,9 +27,10 @@ from planish.model.load import load
 from planish.model.optimizer import trainable
 from planish.model.plan import Plan, make_plan, steps_within, warnings
 from planish.model.ranks import ALONE, Ranks, is_spread, placed, whole
+from planish.model.reference import StartingModel
 from planish.model.trunk import Trunk
 from planish.recipe import TrainSection
-from planish.rows import Row
+from planish.rows import ChatRow, Row, RowBase
 from planish.stages._context import write_json
 from planish.store.objects import file_hash
 
@@ -97,12 +99,18 @@ def make_ready(job: Job, ranks: Ranks = ALONE) -> Ready:
         raise InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
     device = ranks.device if ranks.world > 1 else "cuda" if torch.cuda.is_available() else "cpu"
     precision = number_format.for_training(section.precision, device)
-    examples = [example for _, example in encoded]
-    usual = shelf.find("adapters", section.adapter.name).load().LEARNING_RATE
+    examples, tests = [example for _, example in encoded], [example for _, example in checks]
+    objective = shelf.find("objectives", section.objective.name).load()
+    if hasattr(objective, "require"):
+        objective.require(examples)
+    usual = getattr(objective, "LEARNING_RATE", shelf.find("adapters", section.adapter.name).load().LEARNING_RATE)
     plan = _plan(section, examples, section.learning_rate or usual, precision)
     model = _model(section, job, precision, device)
+    if hasattr(objective, "prepare"):
+        start = _starting_model(model, section, job, plan, device, ranks)
+        examples, tests = (objective.prepare(group, start) if group else group for group in (examples, tests))
     loss = shelf.call("objectives", section.objective.name, "loss", section.objective.options)
-    return Ready(model, chat, examples, [example for _, example in checks], [name for name, _ in encoded], refused, plan, loss, usual, device)
+    return Ready(model, chat, examples, tests, [name for name, _ in encoded], refused, plan, loss, usual, device)
 
 
 def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
@@ -146,6 +154,9 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
     )
     if trunk is not None:
         trunk.close()
+    if ranks.first:
+        for state in _diagnosed(section, Path(job.work) / "metrics.jsonl"):
+            warned(state)
     if position.stopped:
         listener.event(EventType.TRAIN_STOPPED_EARLY, {"step": position.step, "best_step": position.best_step, "best": position.best})
         listener.say(f"  stopped after step {position.step}: no better validation loss since step {position.best_step}")
@@ -184,6 +195,16 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
     )
 
 
+def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
+    """What the objective says of the figures of its run, where it has a word on them and something is to be done."""
+    objective = shelf.find("objectives", section.objective.name).load()
+    if not hasattr(objective, "diagnose"):
+        return []
+    lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
+    found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines])
+    return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
+
+
 def drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
     """At most `count` of the items, drawn over all of them: the first rows of a file are often of one kind."""
     return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
@@ -192,11 +213,13 @@ def drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
 def encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -> tuple[list[tuple[str, Example]], list[dict[str, str]]]:
     """Rows as the objective's examples, with their ids; those it refuses are kept with their reason, never dropped in silence."""
     encoder = shelf.call("objectives", section.objective.name, "encode", section.objective.options)
+    wanted = shelf.find("objectives", section.objective.name).load().ROW
+    _require_shape(section.objective.name, wanted, rows)
     examples: list[tuple[str, Example]] = []
     refused: list[dict[str, str]] = []
     for row in rows:
         try:
-            example: Example = encoder(task.conversation(row), chat)
+            example: Example = encoder(row if isinstance(row, wanted) else task.conversation(row), chat)
         except Refused as why:
             refused.append({"row": row.id, "code": why.code, "why": why.why})
             continue
@@ -206,6 +229,22 @@ def encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -
         else:
             examples.append((row.id, example))
     return examples, refused
+
+
+def _require_shape(objective: str, wanted: type[RowBase], rows: Sequence[Row]) -> None:
+    """Raise InputError where an objective reads rows of its own shape and these are others; any row with a right answer can be made a dialogue."""
+    strange = [row for row in rows if not isinstance(row, wanted)]
+    if strange and wanted is not ChatRow:
+        shapes, shape = ", ".join(sorted({row.shape for row in strange})), wanted.model_fields["shape"].default
+        why = f"reads {shape} rows; {len(strange)} of {len(rows)} are {shapes}, the first is {strange[0].id}"
+        raise InputError(Problem(f"train.objective.{objective}", why, f"give {shape} rows, or choose an objective for {shapes} rows"))
+
+
+def _starting_model(model: nn.Module, section: TrainSection, job: Job, plan: Plan, device: str, ranks: Ranks) -> StartingModel:
+    """Who gives an objective its reference log-probabilities."""
+    meaning = {**_start(job), "adapter": section.adapter.model_dump(), "seed": section.seed}
+    work, micro = Path(job.work) / "reference.jsonl", plan.micro_tokens
+    return StartingModel(model, meaning, work, plan.precision, device, micro, ranks, continued=job.start is not None)
 
 
 def _plan(section: TrainSection, examples: list[Example], rate: float, precision: number_format.Format) -> Plan:
@@ -257,5 +296,10 @@ def _gathered(model: nn.Module, section: TrainSection, job: Job, plan: Plan) -> 
 def _meaning(job: Job) -> dict[str, Any]:
     """What a checkpoint of this entry is of. How many ranks share the work changes nothing that is kept."""
     section = {key: value for key, value in job.section.items() if key != "launch"}
+    return {**_start(job), "data": Path(job.dataset).name, "section": section}
+
+
+def _start(job: Job) -> dict[str, Any]:
+    """The weights an entry starts from."""
     start = file_hash(Path(job.start) / "adapter_model.safetensors") if job.start is not None else None
-    return {"base": bundled.identity(Path(job.base)), "start": start, "data": Path(job.dataset).name, "section": section}
+    return {"base": bundled.identity(Path(job.base)), "start": start}

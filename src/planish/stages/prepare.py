@@ -17,7 +17,7 @@ from planish.data.task import Task, infer, make, require_scorer, row_shape
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.evidence.power import minimum_detectable_drop
-from planish.recipe import Recipe
+from planish.recipe import Recipe, Use
 from planish.rows import canonical_json
 from planish.stages._context import Context, Inputs
 from planish.stages._examined import Examined, Places, examine
@@ -50,7 +50,9 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         gold_ids=_gold_ids(context, reading.accepted),
         times=_times(section.split.time_by, reading.accepted),
     )
-    examined = examine(reading, task, section.checks, places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}"))
+    examined = examine(
+        reading, task, _checks(context.recipe), places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}")
+    )
     if reading.mapping:
         write_atomic(folder / "mapping.yaml", (mapping.yaml(reading.mapping) + "\n").encode())
         context.progress.say("  columns read as: " + ", ".join(f"{column} → {key}" for column, key in reading.mapping.items()))
@@ -125,6 +127,10 @@ def _task(context: Context, reading: Reading) -> Task:
         shape = infer((key.shape for key in reading.accepted.keys), tools=with_tools)
     for scorer in context.recipe.evaluate.scorers:
         require_scorer(shape, scorer.name)
+    absent = sorted(set(section.labels or ()) - {key.label for key in reading.accepted.keys})
+    if absent:
+        fix = "add rows of it, or take it out of the labels"
+        raise InputError(*(Problem("data.labels", f'no row is labelled "{label}"', fix) for label in absent))
     return make(shape, reading.labels, section.instruction)
 
 
@@ -152,6 +158,16 @@ def _times(column: str | None, rows: Table) -> Mapping[str, str | float] | None:
     if column is None:
         return None
     return {row.id: row.extra[column] for row in rows if isinstance(row.extra.get(column), str | int | float)}
+
+
+def _checks(recipe: Recipe) -> list[Use]:
+    """The checks of the recipe; the files that leakage is looked for in are relative to it, as every path of it is."""
+    found = []
+    for use in recipe.data.checks:
+        files = use.options.get("benchmarks")
+        resolved = {"benchmarks": [str(recipe.resolve(Path(file))) for file in files]} if isinstance(files, list) else {}
+        found.append(use.model_copy(update={"options": use.options | resolved}))
+    return found
 
 
 def _chat(recipe: Recipe) -> Any:

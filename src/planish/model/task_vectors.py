@@ -1,0 +1,136 @@
+"""What merges of task vectors share: one weight a model, the differences from the base, the elected sign, and the top share found by counting instead of sorting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from planish.errors import InputError, Problem
+from planish.model.tensor_stream import Piece, Pieces
+
+Bits = NDArray[np.int32]
+
+
+def per_model(key: str, given: float | Sequence[float] | None, count: int, default: float) -> list[float]:
+    """One number a model from a number, a list or nothing. Raises InputError for a list of another length and for what is not finite."""
+    values = [float(number) for number in given] if isinstance(given, Sequence) else [default if given is None else float(given)] * count
+    problems = []
+    if len(values) != count:
+        problems.append(Problem(key, f"has {len(values)} numbers for {count} models", "give one for each model"))
+    if not np.isfinite(values).all():
+        problems.append(Problem(key, f"{values} are not all finite", "give finite numbers"))
+    if problems:
+        raise InputError(*problems)
+    return values
+
+
+def densities(given: float | Sequence[float], count: int) -> list[float]:
+    """The share that is kept of each model. Raises InputError outside (0, 1]."""
+    values = per_model("density", given, count, 1.0)
+    if not all(0 < value <= 1 for value in values):
+        raise InputError(Problem("density", f"{values}: a share that is kept lies above 0 and is 1 at most", "give for example 0.2"))
+    return values
+
+
+def deltas(piece: Piece) -> tuple[Tensor, list[Tensor]]:
+    """The base and each model less the base. Raises InputError without a base."""
+    if piece.base is None:
+        raise InputError(Problem("base", "this method merges differences from a base, and none is given", "name the model that all were tuned from"))
+    base = piece.base
+    return base, [model - base for model in piece.models]
+
+
+def combine(vectors: Sequence[Tensor], weights: Sequence[float], *, elect: bool, normalize: bool) -> Tensor:
+    """sum w_i d_i; with `elect` over those alone that have the sign of the weighted sum (a sum of 0 elects +); with `normalize` divided by the weights that took part.
+
+    Source: TIES-Merging, arXiv 2306.01708, section 4; where no weight takes part the divisor is 1, as mergekit has it.
+    """
+    total = torch.zeros_like(vectors[0])
+    for vector, weight in zip(vectors, weights, strict=True):
+        total.add_(vector, alpha=weight)
+    if not elect:
+        part = sum(weights)
+        return total.div_(part) if normalize and abs(part) >= 1e-8 else total
+    positive = total >= 0
+    total.zero_()
+    parts = torch.zeros_like(total)
+    for vector, weight in zip(vectors, weights, strict=True):
+        agrees = torch.where(positive, vector > 0, vector < 0) if weight > 0 else torch.where(positive, vector < 0, vector > 0)
+        total.addcmul_(vector, agrees.to(vector.dtype), value=weight)
+        if normalize:
+            parts.add_(agrees, alpha=weight)
+    return total.div_(parts.masked_fill_(parts == 0, 1.0)) if normalize else total
+
+
+class TopShare:
+    """Which values of one model's difference are among the largest: exactly k = max(1, int(density n)) of n, of equal magnitudes the first.
+
+    The bits of an fp32 magnitude order like an integer, so that two countings (its upper 15 bits, then the lower 16 of the one bucket on the edge) find the k-th exactly:
+    linear time, 512 KiB of counters, no sorting and no copy.
+    """
+
+    def __init__(self, size: int, density: float) -> None:
+        self.all = density >= 1
+        self._k = max(1, int(density * size))
+        self._upper = np.zeros(32768, np.int64)
+        self._lower = np.zeros(65536, np.int64)
+        self._bucket = self._edge = self._left = 0
+
+    def count_upper(self, delta: Tensor) -> None:
+        """First passage."""
+        self._upper += np.bincount(_magnitude(delta) >> 16, minlength=32768)
+
+    def count_lower(self, delta: Tensor) -> None:
+        """Second passage, over the same values."""
+        bits = _magnitude(delta)
+        self._lower += np.bincount(bits[(bits >> 16) == self._bucket] & 0xFFFF, minlength=65536)
+
+    def find_bucket(self) -> None:
+        """Between the passages."""
+        self._bucket, self._left = _kth(self._upper, self._k)
+
+    def find_edge(self) -> None:
+        """After the second."""
+        lower, self._left = _kth(self._lower, self._left)
+        self._edge = (self._bucket << 16) | lower
+
+    def trim(self, delta: Tensor) -> Tensor:
+        """`delta` with zeros for what is not kept. Third passage, in the same order."""
+        bits = _magnitude(delta)
+        keep = bits > self._edge
+        if self._left:
+            equal = np.flatnonzero(bits == self._edge)[: self._left]
+            keep[equal] = True
+            self._left -= len(equal)
+        return delta * torch.from_numpy(keep)
+
+
+def top_shares(pieces: Pieces, density: Sequence[float]) -> list[TopShare]:
+    """The edge of every model, found in two passages over the pieces; none where everything is kept."""
+    found = [TopShare(pieces.size, share) for share in density]
+    if all(one.all for one in found):
+        return found
+    for count, find in ((TopShare.count_upper, TopShare.find_bucket), (TopShare.count_lower, TopShare.find_edge)):
+        for piece in pieces:
+            for one, delta in zip(found, deltas(piece)[1], strict=True):
+                if not one.all:
+                    count(one, delta)
+        for one in found:
+            find(one)
+    return found
+
+
+def _magnitude(delta: Tensor) -> Bits:
+    bits: Bits = delta.contiguous().view(torch.int32).numpy() & 0x7FFFFFFF
+    return bits
+
+
+def _kth(counts: NDArray[np.int64], k: int) -> tuple[int, int]:
+    """The bucket in which the k-th largest lies, and how many of that bucket are among the k."""
+    from_above = np.cumsum(counts[::-1])
+    i = int(np.searchsorted(from_above, k))
+    return len(counts) - 1 - i, k - (int(from_above[i - 1]) if i else 0)

@@ -1,0 +1,86 @@
+"""Kahneman-Tversky optimisation: single answers marked good or bad, without pairs; a good one should gain on the reference more than answers do on average.
+
+L = weight * (1 - sigma(beta * (log-ratio - z0))) for a good answer, weight * (1 - sigma(beta * (z0 - log-ratio))) for a bad one        (MISSION P6)
+
+z0 >= 0 is the mean log-ratio of the micro-batch's answers put behind other prompts, an estimate of the divergence from the reference that no gradient passes through.
+Source: Ethayarajh et al. 2024, arXiv 2402.01306.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+
+from planish.data.tree import Sequence
+from planish.errors import InputError, Problem
+from planish.model import preference
+from planish.model.chat import Chat
+from planish.model.example import Example, Loss
+from planish.model.policy import Scored
+from planish.rows import UnpairedRow
+
+ROW = UnpairedRow
+LEARNING_RATE = 5e-6
+
+
+def encode(row: UnpairedRow, chat: Chat) -> Example:
+    """One sequence, whose only number given is its mark: 1 good, 0 bad. Raises planish.model.chat.Refused."""
+    (sequence,) = preference.continuations(row.prompt, (row.completion,), chat)
+    return Example((Sequence(sequence.ids, sequence.weights, (float(row.label),)),), 1.0)
+
+
+def require(examples: Seq[Example]) -> None:
+    """Raises InputError where all answers are good, or all bad: nothing tells one from the other."""
+    good = sum(example.sequences[0].given[-1] for example in examples)
+    if good in (0, len(examples)):
+        why = f"all {len(examples)} answers are marked {'good' if good else 'bad'}"
+        fix = "add answers of the other kind; sft learns from good ones alone" if good else "add good answers"
+        raise InputError(Problem("train.objective.kto", why, fix))
+
+
+def prepare(examples: Seq[Example], reference: preference.Reference) -> list[Example]:
+    """Each answer is followed by the previous row's answer behind its own prompt, for z0, and both get their reference log-probability.
+
+    Where that would be longer than every row, the answer before it is taken, and so on: no sequence outgrows what the rows need.
+    """
+    limit = max(len(example.sequences[0].ids) for example in examples)
+    both = []
+    for index, example in enumerate(examples):
+        (own,) = example.sequences
+        other = next(strange for back in range(1, len(examples) + 1) if len((strange := _behind(own, examples[index - back].sequences[0])).ids) <= limit)
+        both.append(Example((own, other), example.share))
+    return preference.with_reference(both, reference)
+
+
+def loss(policy: Scored, *, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0) -> Loss:
+    """The sum over answers. Figures per answer: z0, accuracy (a good answer above z0, a bad one below), `good` (their share), and the log-ratios `good_log_ratio` and
+    `bad_log_ratio`, each 0 where the answer is of the other kind. Raises InputError for a beta that is not above 0 or a weight below 0."""
+    problems = []
+    if not beta > 0:
+        problems.append(Problem("objective.kto.beta", f"is {beta}", "give a number above 0, such as 0.1"))
+    problems += [
+        Problem(f"objective.kto.{name}", f"is {value}", "give 0 or more") for name, value in (("good_weight", good_weight), ("bad_weight", bad_weight)) if value < 0
+    ]
+    if problems:
+        raise InputError(*problems)
+    log_ratio = policy.sums() - policy.given[:, 0]
+    own, strange = preference.sides(log_ratio)
+    good = preference.sides(policy.given[:, 1])[0] > 0
+    z0 = strange.detach().mean().clamp(min=0)
+    ahead = torch.where(good, own - z0, z0 - own)
+    weight = torch.where(good, good_weight, bad_weight)
+    figures = {
+        "z0": z0.expand(len(own)),
+        "accuracy": ahead > 0,
+        "good": good,
+        "good_log_ratio": own * good,
+        "bad_log_ratio": own * ~good,
+    }
+    return Loss((weight * (1 - torch.sigmoid(beta * ahead))).sum(), preference.summed(figures))
+
+
+def _behind(own: Sequence, other: Sequence) -> Sequence:
+    """The other's answer behind this one's prompt, with this one's numbers."""
+    mine, theirs = (next(at for at, weight in enumerate(sequence.weights) if weight) for sequence in (own, other))
+    return Sequence(own.ids[:mine] + other.ids[theirs:], own.weights[:mine] + other.weights[theirs:], own.given)
