@@ -35,7 +35,8 @@ from planish.recipe import SplitSection, Use
 from planish.stages._examined import Places, examine
 
 ROWS, PAIRED_ROWS = 100_000, 20_000
-CHECKS = ("duplicates", "near_duplicates", "label_conflicts", "lengths", "template", "mask", "leakage")
+CHECKS = ("duplicates", "near_duplicates", "label_conflicts", "lengths", "leakage")
+"""What the token store refuses by itself (template, mask, cut answers) is checked there, in the one pass that renders a row."""
 CONTEXT = 1024
 
 
@@ -76,7 +77,7 @@ def ours(path: Path, checks: tuple[str, ...] = CHECKS) -> dict[str, float]:
         store = tokenise.build(examined.reading.accepted, tokenise.How(folder, max_length=CONTEXT), Path(scratch))
         lengths = store.lengths.tolist()
         filled = packed(lengths, CONTEXT)
-        return {"rows": len(store), "tokens": sum(lengths), "trained": int(store.scored.sum()), "blocks": filled.cells // CONTEXT, "full": filled.share}
+        return {"rows": len(store), "tokens": sum(lengths), "trained": int(store.scored.sum()), "refused": sum(1 for _ in store.faults), "blocks": filled.cells // CONTEXT, "full": filled.share}
 
 
 def peer(path: Path) -> Callable[[], dict[str, float]]:

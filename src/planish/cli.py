@@ -570,6 +570,24 @@ def preflight(
     sys.exit(2 if any(line.status == "red" for line in lines) else 0)
 
 
+@app.command()
+def plan(
+    recipe: RecipePath,
+    device: Annotated[str | None, typer.Option(help='A device to plan for, as "RTX 4090"; this machine without it.')] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory to plan for, as 24GB.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what training takes in memory, term by term, whether it fits, and the cheapest change that makes it fit. Nothing is trained.
+
+    Example: planish plan recipe.yaml --device "RTX 4090"
+    """
+    from planish import plan as planning
+    from planish.recipe import Recipe
+
+    planned = planning.plan(Recipe.load(recipe), planning.machine(device, memory))
+    typer.echo(json.dumps(planning.as_json(planned), indent=1) if as_json else planning.text(planned))
+
+
 @data_app.command("reviews")
 def reviews(out: Annotated[Path, typer.Option(help="The file to write.")] = Path("reviews.jsonl")) -> None:
     """Write 3,708 rated sentences of Amazon reviews (MIT licence) as classification rows.

@@ -12,6 +12,7 @@ from tests.adapters.shelf_of_adapters import OPTIONS, PEFTS, ROWS, attached, log
 from torch import nn
 
 from planish import shelf
+from planish.data.tree import build
 from planish.errors import InputError
 from planish.model.account import account
 from planish.model.chat import Chat
@@ -19,6 +20,7 @@ from planish.model.class_head import class_logits
 from planish.model.layout import use_plain, use_tree
 from planish.model.load import load
 from planish.model.optimizer import trainable
+from planish.model.policy import score
 from planish.model.trained import changed, load_adapter, merged, open_trained, output_change, outputs, save
 
 NAMES = sorted(shelf.shelf("adapters"))
@@ -83,6 +85,19 @@ def test_tree_equals_rows_alone(biased: Path, name: str) -> None:
         theirs = trainable(model)[key].grad
         assert theirs is not None
         assert (gradient - theirs).norm() <= 1e-5 * theirs.norm().clamp_min(1e-3), key
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "full"])
+def test_trained_tensors_are_fp32_on_a_half_precision_base(biased: Path, name: str) -> None:
+    """The frozen base is kept in bf16, what is trained and its gradient in fp32; answers stay near those of the fp32 base."""
+    torch.manual_seed(1)
+    half = moved(shelf.call("adapters", name, "attach", OPTIONS[name])(load(biased, "bf16")))
+    own = outputs(half, ROWS, "bf16")
+    assert {parameter.dtype for parameter in trainable(half).values()} == {torch.float32}
+    assert {parameter.dtype for parameter in half.parameters() if not parameter.requires_grad} >= {torch.bfloat16}
+    score(half, build(ROWS), "bf16").log_prob.sum().backward()
+    assert {parameter.grad.dtype for parameter in trainable(half).values() if parameter.grad is not None} == {torch.float32}
+    assert float((own - said(tuned(biased, name))).abs().mean()) < 0.25
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -130,14 +130,14 @@ def test_t10_another_rank_or_other_targets_are_refused(tiny: Path, tmp_path: Pat
 
 def test_t10_the_last_two_and_the_best_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    monkeypatch.setattr(loop, "_validated", lambda *_: next(values))
+    monkeypatch.setattr(loop, "_validated", lambda *_: (next(values), {}))
     run(tiny, tmp_path, plan(validations=6, checkpoints=6))
     assert [checkpoint.step_of(path) for path in sorted(tmp_path.glob("step-*"))] == [2, 5, 6]
 
 
 def test_a_best_checkpoint_that_is_gone_is_said(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    monkeypatch.setattr(loop, "_validated", lambda *_: next(values))
+    monkeypatch.setattr(loop, "_validated", lambda *_: (next(values), {}))
     made = plan(validations=6, checkpoints=6, keep="best")
     run(tiny, tmp_path, made)
     shutil.rmtree(tmp_path / "step-00000001")

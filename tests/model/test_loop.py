@@ -206,7 +206,7 @@ def test_an_average_in_place_is_taken_out_again(tiny: Path) -> None:
 def checks(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """Validation gives these values in turn."""
     left = iter(values)
-    monkeypatch.setattr(loop, "_validated", lambda *_: next(left))
+    monkeypatch.setattr(loop, "_validated", lambda *_: (next(left), {}))
 
 
 def test_t5_patience_stops_and_the_best_weights_are_delivered(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def attach(model: nn.Module, *, targets: list[str] | None = None, feed_forward: 
     which = numbers(model, layers)
     fed_names = sorted(chosen(model, fed, which))
     names = sorted({*chosen(model, scaled, which), *fed_names})
-    return get_peft_model(model, IA3Config(target_modules=names, feedforward_modules=fed_names, task_type="CAUSAL_LM"))  # type: ignore[arg-type]
+    return get_peft_model(model, IA3Config(target_modules=names, feedforward_modules=fed_names, task_type="CAUSAL_LM"))
 
 
 def _usual(model: nn.Module, ends: tuple[str, ...]) -> list[str]:

@@ -10,6 +10,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,6 +22,9 @@ from planish.rows import RejectCode
 
 HUB = "hub:"
 """A path that begins so names a data set on the hub: `hub:owner/name` or `hub:owner/name:split`."""
+
+BLOCK = 1 << 18
+"""Bytes read at one time: a thousand short rows."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -38,25 +42,29 @@ class Record(NamedTuple):
     file: str = ""
 
 
-class Piece(NamedTuple):
-    """A record of JSON as it stands in the file, not decoded yet: who has many decodes them on many cores."""
+class Lines(NamedTuple):
+    """Whole lines of JSON as they stand in the file from line `line` on, not decoded yet: who has many decodes them on many cores."""
 
     line: int
     data: bytes
     file: str
 
 
-def record_of(piece: Piece | Record) -> Record:
-    """The record that a piece holds."""
-    return piece if isinstance(piece, Record) else Record(*_text(piece.line, piece.data), decode(piece.data), piece.file)
+def records_of(block: Lines | Record) -> list[Record]:
+    """The records that a block holds; blank lines are none."""
+    if isinstance(block, Record):
+        return [block]
+    numbered = enumerate(block.data.split(b"\n"), start=block.line)
+    lines = ((number, line.rstrip(b"\r")) for number, line in numbered)
+    return [Record(*_text(number, line), decode(line), block.file) for number, line in lines if line and not line.isspace()]
 
 
 def read_records(path: Path | str) -> Iterator[Record]:
-    """Every record of `read_pieces`, decoded. Raises as it does."""
-    return map(record_of, read_pieces(path))
+    """Every record of `read_blocks`, decoded. Raises as it does."""
+    return chain.from_iterable(map(records_of, read_blocks(path)))
 
 
-def read_pieces(path: Path | str) -> Iterator[Piece | Record]:
+def read_blocks(path: Path | str) -> Iterator[Lines | Record]:
     """Every record of a file, of the files of a folder by name, or of a hub data set, in order, streamed; blank lines are no records.
 
     Raises InputError when a file is missing, empty, of an unknown kind, or cannot be read to its end; MissingExtra where a package for it is not installed.
@@ -86,7 +94,7 @@ def _folder(folder: Path) -> list[Path]:
     return files
 
 
-def _file(path: Path, name: str) -> Iterator[Piece | Record]:
+def _file(path: Path, name: str) -> Iterator[Lines | Record]:
     suffix = _suffix(path)
     if suffix not in KINDS:
         fix = did_you_mean(suffix, KINDS) if suffix else _kinds()
@@ -101,12 +109,12 @@ def _file(path: Path, name: str) -> Iterator[Piece | Record]:
         raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "check the file and who may read it")) from unreadable
 
 
-def _some(where: str, records: Iterator[Piece] | Iterator[Record]) -> Iterator[Piece | Record]:
-    count = 0
-    for record in records:
-        count = 1
-        yield record
-    if not count:
+def _some(where: str, blocks: Iterator[Lines] | Iterator[Record]) -> Iterator[Lines | Record]:
+    empty = True
+    for block in blocks:
+        empty = empty and isinstance(block, Lines) and not block.data.strip()
+        yield block
+    if empty:
         raise InputError(Problem(where, "holds no row", "give a file with at least one row"))
 
 
@@ -127,26 +135,26 @@ def _text(line: int, data: bytes) -> tuple[int, str, str]:
     return line, text, hashlib.sha256(data).hexdigest()
 
 
-def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Piece]:
-    for number, line in enumerate(stream, start=1):
-        data = line.rstrip(b"\r\n")
-        if number == 1:
-            data = data.removeprefix(_BOM)
-        if data and not data.isspace():
-            yield Piece(number, data, name)
+def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Lines]:
+    number, rest = 1, b""
+    while data := stream.read(BLOCK):
+        whole, end, rest = (rest + data).rpartition(b"\n")
+        if end:
+            yield Lines(number, whole.removeprefix(_BOM) if number == 1 else whole, name)
+            number += whole.count(b"\n") + 1
+    if rest:
+        yield Lines(number, rest.removeprefix(_BOM) if number == 1 else rest, name)
 
 
-def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Piece]:
+def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Lines] | Iterator[Record]:
     """A JSON array, or JSON lines under the name .json."""
     begin = stream.peek(4096).removeprefix(_BOM).lstrip()  # type: ignore[attr-defined]
     if begin.startswith((b"{\n", b"{\r\n")):
         fix = "give the array of rows that is in it as the file, or write one object per line"
         raise InputError(Problem(str(path), "is one JSON object over several lines, not an array of rows", fix))
     if not begin.startswith(b"["):
-        yield from _jsonl(stream, path, name)
-        return
-    for line, data in json_array.elements(stream, path):
-        yield Piece(line, data, name)
+        return _jsonl(stream, path, name)
+    return (Record(*_text(line, data), decode(data), name) for line, data in json_array.elements(stream, path))
 
 
 def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Iterator[Record]:
@@ -160,7 +168,7 @@ def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Itera
 
 
 PARQUET = ".parquet"
-READERS: dict[str, Callable[[IO[bytes], Path, str], Iterator[Piece] | Iterator[Record]]] = {
+READERS: dict[str, Callable[[IO[bytes], Path, str], Iterator[Lines] | Iterator[Record]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from planish.data import mapping as columns
 from planish.data.clean import Change, cleaned
-from planish.data.containers import Piece, Record, read_pieces, read_records, record_of
+from planish.data.containers import Lines, Record, read_blocks, read_records, records_of
 from planish.data.contract import row_from
 from planish.data.fault import Fault, Refused
 from planish.data.finding import Finding
 from planish.data.formats import fitting
-from planish.data.parallel import map_chunks
+from planish.data.parallel import CHUNK, map_chunks
 from planish.data.spool import Spool
 from planish.data.table import ROW, Keys, Table, keys_of, line_of
 from planish.errors import InputError, Problem
 from planish.rows import MALFORMED, NoteCode, Origin, RejectedRow, Row
+
+T = TypeVar("T")
 
 MALFORMED_SHARE = 0.05
 """More malformed lines than this share stop the stage: the file is not what its reader takes it for."""
@@ -124,12 +127,9 @@ def read_rows(
     accepted = _Accepted()
     rejected: list[RejectedRow] = []
     for path in paths:
-        for part in map_chunks(partial(_take, wanted), read_pieces(path)):
-            for taken in part:
-                if isinstance(taken, RejectedRow):
-                    rejected.append(taken)
-                else:
-                    accepted.add(taken)
+        for part in map_chunks(partial(_take, wanted), _grouped(read_blocks(path)), chunk=1):
+            accepted.add(part)
+            rejected += part.rejected
     found = {key.label for key in accepted.keys if key.label is not None}
     reading = accepted.reading(", ".join(map(str, paths)), rejected, wanted.labels if wanted.labels is not None else sorted(found), mapping)
     _refuse_file(reading, mixed, strict)
@@ -148,18 +148,21 @@ def _found_out(path: Path, shape: str | None, labels: Sequence[str] | None) -> d
 def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labels: Sequence[str]) -> Reading:
     """Rows of an earlier version of a data set, read again; what they hold now is their raw text."""
     accepted = _Accepted()
-    for row in rows:
-        line = line_of(row)
-        accepted.add(_Taken(keys_of(row), line, json.dumps(line.decode().rstrip("\n")).encode()))
+    for part in _grouped(rows):
+        lines = [line_of(row) for row in part]
+        raws = [json.dumps(line.decode().rstrip("\n")).encode() + b"\n" for line in lines]
+        accepted.add(_Part([tuple(keys_of(row)) for row in part], lines, raws, [], []))
     return accepted.reading(file, rejected, labels, {})
 
 
-@dataclass(frozen=True)
-class _Taken:
-    keys: Keys
-    line: bytes
-    raw: bytes
-    changes: tuple[Change, ...] = ()
+class _Part(NamedTuple):
+    """A run of rows on its way to disk, in plain values that cost little to hand from process to process."""
+
+    keys: list[tuple[Any, ...]]
+    lines: list[bytes]
+    raws: list[bytes]
+    changes: list[tuple[int, Change]]  # the place of the row in this run, and what was tidied
+    rejected: list[RejectedRow]
 
 
 class _Accepted:
@@ -172,14 +175,19 @@ class _Accepted:
         self._raw_at: dict[str, int] = {}
         self._changes: list[tuple[str, Change]] = []
 
-    def add(self, taken: _Taken) -> None:
-        """One more row; an id that another row has already becomes `…-2`, then `…-3`."""
-        if taken.keys.id in self._raw_at:
-            taken = self._renamed(taken)
-        self.keys.append(taken.keys)
-        self._at.append(self.rows.append(taken.line))
-        self._raw_at[taken.keys.id] = self.raws.append(taken.raw + b"\n")
-        self._changes += [(taken.keys.id, change) for change in taken.changes]
+    def add(self, part: _Part) -> None:
+        """More rows; an id that another row has already becomes `…-2`, then `…-3`."""
+        keys = [Keys._make(each) for each in part.keys]
+        for place, key in enumerate(keys):
+            if key.id in self._raw_at:
+                keys[place], part.lines[place] = self._renamed(key, part.lines[place])
+            self._raw_at[keys[place].id] = -1
+        ends = list(accumulate(map(len, part.lines), initial=self.rows.append(b"".join(part.lines))))
+        raw_ends = accumulate(map(len, part.raws), initial=self.raws.append(b"".join(part.raws)))
+        self._at += ends[:-1]
+        self._raw_at.update(zip((key.id for key in keys), raw_ends, strict=False))
+        self._changes += [(keys[place].id, change) for place, change in part.changes]
+        self.keys += keys
 
     def reading(self, file: str, rejected: Sequence[RejectedRow], labels: Sequence[str], mapping: Mapping[str, str]) -> Reading:
         """Everything that was read."""
@@ -187,35 +195,48 @@ class _Accepted:
         raw = RawText(self.raws, self._raw_at)
         return Reading(file, len(self.keys) + len(rejected), table, tuple(rejected), raw, tuple(labels), dict(mapping), tuple(self._changes))
 
-    def _renamed(self, taken: _Taken) -> _Taken:
+    def _renamed(self, key: Keys, line: bytes) -> tuple[Keys, bytes]:
         number = 2
-        while (name := f"{taken.keys.id}-{number}") in self._raw_at:
+        while (name := f"{key.id}-{number}") in self._raw_at:
             number += 1
-        row = ROW.validate_json(taken.line).model_copy(update={"id": name})
-        return _Taken(taken.keys._replace(id=name), line_of(row), taken.raw)
+        return key._replace(id=name), line_of(ROW.validate_json(line).model_copy(update={"id": name}))
 
 
-def _take(wanted: Wanted, pieces: list[Piece | Record]) -> list[_Taken | RejectedRow]:
-    """Each record as a row on its way to disk, or refused."""
-    return [_one(wanted, record_of(piece)) for piece in pieces]
+def _grouped(items: Iterable[T]) -> Iterator[list[T]]:
+    """Blocks of lines one by one, as each holds many rows; anything else in runs."""
+    source = iter(items)
+    for first in source:
+        yield [first] if isinstance(first, Lines) else [first, *islice(source, CHUNK - 1)]
 
 
-def _one(wanted: Wanted, record: Record) -> _Taken | RejectedRow:
-    fault = record.value
-    row_id = None
-    if not isinstance(fault, Fault):
-        try:
-            value = columns.apply(fault, wanted.mapping) if wanted.mapping else fault
-            origin = Origin(file=record.file, line=record.line, sha256=record.sha256)
-            row = row_from(value, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
-            row, changes = cleaned(row, wanted.clean) if wanted.clean else (row, ())
-        except Refused as refused:
-            own = fault.get("id")
-            row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
-            fault = refused.fault
-        else:
-            return _Taken(keys_of(row), line_of(row), json.dumps(record.raw).encode(), changes)
-    return RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw)
+def _take(wanted: Wanted, groups: list[list[Lines | Record]]) -> _Part:
+    """The records of some blocks as rows on their way to disk, or refused."""
+    part = _Part([], [], [], [], [])
+    for record in chain.from_iterable(records_of(block) for group in groups for block in group):
+        fault, row_id = record.value, None
+        if not isinstance(fault, Fault):
+            try:
+                row, changes = _row(wanted, record, fault)
+            except Refused as refused:
+                own = fault.get("id")
+                row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
+                fault = refused.fault
+            else:
+                part.changes.extend((len(part.keys), change) for change in changes)
+                part.keys.append(tuple(keys_of(row)))
+                part.lines.append(line_of(row))
+                part.raws.append(json.dumps(record.raw).encode() + b"\n")
+                continue
+        part.rejected.append(RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw))
+    return part
+
+
+def _row(wanted: Wanted, record: Record, value: dict[str, Any]) -> tuple[Row, tuple[Change, ...]]:
+    """The row that is wanted of a record, and what was tidied in it. Raises Refused."""
+    named = columns.apply(value, wanted.mapping) if wanted.mapping else value
+    origin = Origin(file=record.file, line=record.line, sha256=record.sha256)
+    row = row_from(named, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+    return cleaned(row, wanted.clean) if wanted.clean else (row, ())
 
 
 def _set_aside(row: Row, finding: Finding, raw: str) -> RejectedRow:

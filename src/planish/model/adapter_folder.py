@@ -6,6 +6,7 @@ in `peft_type`, which PEFT refuses by name.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,7 @@ def _write_wrapped(model: Any, folder: Path, named: str) -> None:
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's template card names no facts; the run report is the card
         return
-    config = type(model.peft_config["default"]).from_peft_type(**model.peft_config["default"].to_dict())
-    tensors, config = residual_start.as_plain(get_peft_model_state_dict(model, save_embedding_layers=False), start, config)
+    tensors, config = residual_start.as_plain(get_peft_model_state_dict(model, save_embedding_layers=False), start, copy.deepcopy(model.peft_config["default"]))
     config.inference_mode = True
     config.save_pretrained(str(folder))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS, metadata={"format": "pt"})

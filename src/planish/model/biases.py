@@ -31,6 +31,12 @@ def train_biases(model: nn.Module, add: bool) -> None:
         kind = base_of(model).config.model_type
         why = f"this {kind} model has 0 biases, so nothing would be trained"
         raise InputError(Problem("adapter.bitfit", why, "use lora or ia3, or add zero biases to its matrices with add_biases: true"))
+    for module in base_of(model).modules():
+        own = getattr(module, "bias", None)
+        if isinstance(own, nn.Parameter):
+            own.data = own.data.float()
+            if module.weight.ndim == 1:  # a norm wants both in one format
+                module.weight.data = module.weight.data.float()
     for parameter in found.values():
         parameter.requires_grad_(True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from planish.errors import InputError, Problem
@@ -25,13 +26,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., H) -> (..., H), in the number format of x."""
-        change: Tensor = self.up(self.activation(self.down(x.to(self._format(x)))))
+        change: Tensor = self.up(self.activation(self.down(x if torch.is_autocast_enabled(x.device.type) else x.to(self.down.weight.dtype))))
         return x + change.to(x.dtype)
-
-    def _format(self, x: Tensor) -> Any:
-        import torch
-
-        return x.dtype if torch.is_autocast_enabled(x.device.type) else self.down.weight.dtype
 
 
 def put(model: nn.Module, *, middle: int, places: list[str], activation: str) -> None:

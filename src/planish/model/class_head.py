@@ -34,10 +34,10 @@ class ClassHead(nn.Module):
 
 
 def put(model: nn.Module, classes: int, pooling: Pooling, unfreeze: int) -> None:
-    """Freeze the model but its last `unfreeze` layers and hang the head on it as `class_head`."""
+    """Freeze the model but its last `unfreeze` layers, which are kept in fp32, and hang the head on it as `class_head`."""
     model.requires_grad_(False)
     for layer in list(layers(model))[len(layers(model)) - unfreeze :]:
-        layer.requires_grad_(True)
+        layer.float().requires_grad_(True)
     base = base_of(model)
     base.add_module("class_head", ClassHead(base.config.hidden_size, classes, pooling, next(base.parameters()).device))
 

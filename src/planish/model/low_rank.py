@@ -78,10 +78,13 @@ def attach(model: nn.Module, options: LowRank) -> Any:
 
 
 def wrapped(model: nn.Module, config: Any) -> Any:
-    """The model under PEFT's adapter of this configuration."""
+    """The model under PEFT's adapter of this configuration. Raises InputError where PEFT has no such adapter for a layer (DoRA on fused experts)."""
     from peft import get_peft_model
 
-    return said_by_us(get_peft_model, model, config)
+    try:
+        return said_by_us(get_peft_model, model, config)
+    except ValueError as refused:
+        raise InputError(Problem("adapter", f"does not go on this model: {refused}", "name other targets, or use lora")) from None
 
 
 def said_by_us(call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
@@ -167,4 +170,5 @@ def low_rank_layers(model: nn.Module) -> dict[str, Any]:
 def delta(layer: Any, adapter: str = "default") -> torch.Tensor:
     """scale B A of one layer in fp32: (out, in)."""
     low, high = layer.lora_A[adapter].weight.detach().float(), layer.lora_B[adapter].weight.detach().float()
-    return (high @ low) * float(layer.scaling[adapter])
+    product: torch.Tensor = high @ low
+    return product * float(layer.scaling[adapter])

@@ -44,9 +44,7 @@ def continuations(prompt: tuple[Message, ...], answers: Seq[tuple[Message, ...]]
 def with_reference(examples: Seq[Example], reference: Reference) -> list[Example]:
     """The same examples, each sequence with its reference log-probability as the first number it was given."""
     values = iter(reference([sequence for example in examples for sequence in example.sequences]))
-    return [
-        Example(tuple(replace(sequence, given=(next(values), *sequence.given)) for sequence in example.sequences), example.share) for example in examples
-    ]
+    return [Example(tuple(replace(sequence, given=(next(values), *sequence.given)) for sequence in example.sequences), example.share) for example in examples]
 
 
 def sides(values: Tensor) -> tuple[Tensor, Tensor]:

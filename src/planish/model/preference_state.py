@@ -45,7 +45,9 @@ def _stuck(last: Sequence[Mapping[str, float]], since: int) -> State | None:
     moved = max(abs(line[name]) for line in last for name in ("chosen_log_ratio", "rejected_log_ratio"))
     if moved < STILL:
         return State("stuck_at_ln2", since, f"mean loss {loss:.4f} and every log-ratio 0", "the policy is its reference: look whether any trained weight moves")
-    return State("stuck_at_ln2", since, f"mean loss {loss:.4f}, log-ratios up to {moved:.4f}", "raise learning_rate, or look whether the pairs can be told apart")
+    return State(
+        "stuck_at_ln2", since, f"mean loss {loss:.4f}, log-ratios up to {moved:.4f}", "raise learning_rate, or look whether the pairs can be told apart"
+    )
 
 
 def _falling(last: Sequence[Mapping[str, float]], since: int) -> State | None:

@@ -45,10 +45,10 @@ def fit(features: Tensor, labels: Seq[str], c: float = 1.0, *, known: Seq[str] =
     def closure() -> float:
         solver.zero_grad()
         value = c * F.cross_entropy(x @ weight.t() + bias, y, reduction="sum") + 0.5 * weight.pow(2).sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return float(value.detach())
 
-    solver.step(closure)  # type: ignore[no-untyped-call]
+    solver.step(closure)
     return Probe(weight.detach(), bias.detach(), names)
 
 

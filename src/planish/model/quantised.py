@@ -37,7 +37,7 @@ def measured_bits(model: nn.Module) -> float:
     if not layers:
         raise InputError(Problem("model", "has no 4-bit layer", "load it in 4 bits"))
     taken = sum(_bytes(layer.weight) for layer in layers)
-    return 8 * taken / sum(layer.weight.quant_state.shape.numel() for layer in layers)
+    return float(8 * taken / sum(layer.weight.quant_state.shape.numel() for layer in layers))
 
 
 def _bytes(weight: Any) -> int:

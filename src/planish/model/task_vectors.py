@@ -70,11 +70,11 @@ class TopShare:
     """Which values of one model's difference are among the largest: exactly k = max(1, int(density n)) of n, of equal magnitudes the first.
 
     The bits of an fp32 magnitude order like an integer, so that two countings (its upper 15 bits, then the lower 16 of the one bucket on the edge) find the k-th exactly:
-    linear time, 512 KiB of counters, no sorting and no copy.
+    linear time, 768 KiB of counters, no sorting and no copy.
     """
 
     def __init__(self, size: int, density: float) -> None:
-        self.all = density >= 1
+        self.all = density >= 1 or size == 0
         self._k = max(1, int(density * size))
         self._upper = np.zeros(32768, np.int64)
         self._lower = np.zeros(65536, np.int64)

@@ -237,7 +237,7 @@ def write_tensors(folder: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]
                 for piece in values(tensor):
                     data = _stored(tensor, piece, dtype)
                     written += data.numel()
-                    _write_all(stream.fileno(), memoryview(data.contiguous().view(torch.uint8).numpy()))
+                    _write_all(stream.fileno(), data.contiguous().view(torch.uint8).numpy().data)
                 assert written == math.prod(shape), f"{tensor}: {written} values of {shape}"
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": {tensor: name for name, held in zip(names, files, strict=True) for tensor in held}}

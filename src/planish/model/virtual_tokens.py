@@ -6,6 +6,7 @@ the whole micro-batch. PEFT's own wrapper would add them again at every step of 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,9 @@ from planish.model.described import warn
 class VirtualTokens(nn.Module):
     """`count` virtual tokens from `encoder`, whose forward gives (count, H) embeddings, or (count, layers * 2 * kv) keys and values where `keys` is set."""
 
+    _embed: Any
+    _config: Any
+
     def __init__(self, encoder: nn.Module, count: int, keys: bool = False) -> None:
         super().__init__()
         self.encoder, self.count, self.keys = encoder, count, keys
@@ -40,16 +44,17 @@ class VirtualTokens(nn.Module):
 
     def _before(self, module: nn.Module, inputs: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Change a call of the backbone: places shift, a mask grows, and the first call of a row gets the tokens themselves."""
+        given = dict(zip(inspect.signature(module.forward).parameters, inputs, strict=False)) | given  # GPT-2's heads call by place
         ids, embeds, past = given.get("input_ids"), given.get("inputs_embeds"), given.get("past_key_values")
         first = past is None or past.get_seq_length() == 0
-        rows = len(ids) if ids is not None else len(embeds)
+        rows = len(given["input_ids" if ids is not None else "inputs_embeds"])
         if given.get("position_ids") is not None:
             given["position_ids"] = given["position_ids"] + self.count
         if isinstance(given.get("attention_mask"), Tensor):
             given["attention_mask"] = torch.nn.functional.pad(given["attention_mask"], (self.count, 0), value=1)
         self._inserted = first and not self.keys
         if not first:
-            return inputs, given
+            return (), given
         if self.keys:
             self._give_keys(given, rows, past)
         else:
@@ -58,7 +63,7 @@ class VirtualTokens(nn.Module):
             if given.get("position_ids") is not None:
                 before = torch.arange(self.count, device=own.device).expand(rows, -1)
                 given["position_ids"] = torch.cat([before, given["position_ids"].expand(rows, -1)], 1)
-        return inputs, given
+        return (), given
 
     def _give_keys(self, given: dict[str, Any], rows: int, past: Any) -> None:
         pairs = self.pairs(rows, next(iter(self._embed.parameters())).dtype)

@@ -80,7 +80,9 @@ def _check(beta: float, loss: str, smoothing: float) -> None:
     if not beta > 0:
         problems.append(Problem("objective.dpo.beta", f"is {beta}", "give a number above 0, such as 0.1"))
     if not 0 <= smoothing < 0.5:
-        problems.append(Problem("objective.dpo.label_smoothing", f"is {smoothing}: of so many wrong pairs nothing can be learned", "give a share from 0 to below 0.5"))
+        problems.append(
+            Problem("objective.dpo.label_smoothing", f"is {smoothing}: of so many wrong pairs nothing can be learned", "give a share from 0 to below 0.5")
+        )
     if loss == "ipo" and smoothing:
         problems.append(Problem("objective.dpo.label_smoothing", "has no place in ipo", "leave it out, or use sigmoid or robust"))
     if problems:

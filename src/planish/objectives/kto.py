@@ -60,7 +60,9 @@ def loss(policy: Scored, *, beta: float = 0.1, good_weight: float = 1.0, bad_wei
     if not beta > 0:
         problems.append(Problem("objective.kto.beta", f"is {beta}", "give a number above 0, such as 0.1"))
     problems += [
-        Problem(f"objective.kto.{name}", f"is {value}", "give 0 or more") for name, value in (("good_weight", good_weight), ("bad_weight", bad_weight)) if value < 0
+        Problem(f"objective.kto.{name}", f"is {value}", "give 0 or more")
+        for name, value in (("good_weight", good_weight), ("bad_weight", bad_weight))
+        if value < 0
     ]
     if problems:
         raise InputError(*problems)

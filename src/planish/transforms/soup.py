@@ -12,7 +12,7 @@ from planish.model.task_vectors import per_model
 from planish.model.tensor_stream import Pieces, of_whole
 
 
-def transform(base: Tensor | None, models: Sequence[Tensor], *, weight: float | list | None = None, normalize: bool = True) -> Tensor:
+def transform(base: Tensor | None, models: Sequence[Tensor], *, weight: float | list[float] | None = None, normalize: bool = True) -> Tensor:
     """sum w_i theta_i / sum w_i of tensors of one shape, fp32; the base takes no part. Without `normalize` the plain sum.
 
     Raises InputError where the weights are not one a model, or sum to 0 and are to be normalised.

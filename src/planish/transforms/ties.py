@@ -14,8 +14,8 @@ def transform(
     base: Tensor | None,
     models: Sequence[Tensor],
     *,
-    weight: float | list | None = None,
-    density: float | list = 0.2,
+    weight: float | list[float] | None = None,
+    density: float | list[float] = 0.2,
     lambda_: float = 1.0,
     normalize: bool = True,
 ) -> Tensor:

@@ -1,0 +1,107 @@
+"""mergekit's YAML as a merge of ours: every key is translated, listed as having no effect here, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from planish.errors import InputError, Problem, did_you_mean
+from planish.model.merging import METHODS, WITH_BASE, MergeSpec, read_spec
+
+TOP = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source", "chat_template", "modules", "tokenizer")
+OF_SOURCE = ("weight", "density", "scale")
+OF_ALL = ("lambda", "t", "normalize")
+KNOWN = (*OF_SOURCE, *OF_ALL, "int8_mask", "rescale")
+ARITHMETIC = "we compute in fp32 and round once to the dtype written; mergekit computes in `dtype`"
+
+
+class Untranslated(NamedTuple):
+    """A key that has no counterpart, and why that changes nothing or a little."""
+
+    key: str
+    why: str
+
+
+def is_mergekit(given: Any) -> bool:
+    """Whether a configuration is mergekit's."""
+    return isinstance(given, dict) and "merge_method" in given
+
+
+def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, list[Untranslated]]:
+    """The merge, and what could not be taken over. Raises InputError, with every problem, for unknown keys and for what would give another result."""
+    problems = [Problem(f"{where}.{key}", f'unknown key "{key}"', did_you_mean(str(key), TOP)) for key in given if key not in TOP]
+    left: list[Untranslated] = []
+    method = str(given.get("merge_method"))
+    if method not in METHODS or method in ("soup", "dare"):
+        problems.append(Problem(f"{where}.merge_method", f'"{method}" is not merged here', did_you_mean(method, METHODS)))
+    for key in ("modules", "tokenizer", "chat_template"):
+        if given.get(key) is not None:
+            problems.append(Problem(f"{where}.{key}", "is not translated", "remove it: parents of one architecture, tokenizer and template are merged"))
+    base = given.get("base_model")
+    if given.get("tokenizer_source") == "union":
+        problems.append(Problem(f"{where}.tokenizer_source", "union makes a new vocabulary", "merge models of one tokenizer"))
+    elif given.get("tokenizer_source") is not None:
+        left.append(Untranslated("tokenizer_source", "all parents must have one tokenizer, so there is nothing to choose"))
+    everywhere = _parameters(given.get("parameters"), f"{where}.parameters", method, problems, left)
+    spec: dict[str, Any] = {"method": method, "base": base if METHODS.get(method) in WITH_BASE else None}
+    spec |= {key: everywhere[key] for key in OF_ALL if key in everywhere}
+    if given.get("dtype") is not None or given.get("out_dtype") is not None:
+        spec["dtype"] = given.get("out_dtype") or given.get("dtype")
+        left.append(Untranslated("dtype", ARITHMETIC))
+    if given.get("models") is not None:
+        spec["models"] = _sources(given["models"], f"{where}.models", method, base, everywhere, problems, left)
+    if given.get("slices") is not None:
+        spec["slices"] = []
+        for number, one in enumerate(given["slices"]):
+            own = _parameters(one.get("parameters"), f"{where}.slices[{number}].parameters", method, problems, left)
+            problems += [
+                Problem(f"{where}.slices[{number}].{key}", "is not translated", "write sources and parameters") for key in one if key not in ("sources", "parameters")
+            ]
+            sources = _sources(one.get("sources") or [], f"{where}.slices[{number}].sources", method, base, everywhere | own, problems, left)
+            spec["slices"].append({"sources": sources} | ({"t": own["t"]} if "t" in own else {}))
+            problems += [
+                Problem(f"{where}.slices[{number}].{key}", "may not differ by slice here", "set it once for all") for key in own if key in ("lambda", "normalize")
+            ]
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
+    return read_spec(spec, where), list(dict.fromkeys(left))
+
+
+def _parameters(given: Any, where: str, method: str, problems: list[Problem], left: list[Untranslated]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, setting in (given or {}).items():
+        if key not in KNOWN:
+            problems.append(Problem(f"{where}.{key}", f'unknown parameter "{key}"', did_you_mean(str(key), KNOWN)))
+        elif key == "int8_mask":
+            left.append(Untranslated(key, "the width of a mask in memory; the result is the same"))
+        elif key == "rescale" and not setting:
+            problems.append(Problem(f"{where}.rescale", "false drops without scaling up", "DARE divides by the density: remove the key"))
+        elif key == "rescale":
+            left.append(Untranslated(key, "dropped differences are made up for by 1/density, as the paper has it; mergekit restores each tensor's own L1 norm"))
+        else:
+            found[key] = [setting] if isinstance(setting, dict) else setting
+    return found
+
+
+def _sources(
+    given: list[Any], where: str, method: str, base: str | None, everywhere: dict[str, Any], problems: list[Problem], left: list[Untranslated]
+) -> list[dict[str, Any]]:
+    found = []
+    keys = ("model", "layer_range", "parameters")
+    for number, one in enumerate(given):
+        problems += [Problem(f"{where}[{number}].{key}", f'unknown key "{key}"', did_you_mean(str(key), keys)) for key in one if key not in keys]
+        own = everywhere | _parameters(one.get("parameters"), f"{where}[{number}].parameters", method, problems, left)
+        path, _, adapter = str(one.get("model")).partition("+")
+        if adapter and path != base:
+            problems.append(Problem(f"{where}[{number}].model", f"the adapter {adapter} is on {path}, which is not base_model", "tune and merge on one base"))
+        source: dict[str, Any] = {"path": adapter or path} | {key: own[key] for key in OF_SOURCE if key in own}
+        if METHODS.get(method) in ("ties", "dare"):
+            source.setdefault("density", 1.0)  # mergekit's default, which is not ours
+        if one.get("layer_range") is not None:
+            source["layers"] = one["layer_range"]
+        if METHODS.get(method) not in WITH_BASE or source["path"] != base:
+            found.append(source)
+    if method == "slerp":
+        if base is not None and base not in [source["path"] for source in found]:
+            found.insert(0, {"path": base})
+        found.sort(key=lambda source: source["path"] != base)  # mergekit's t counts from the base
+    return found

@@ -1,0 +1,228 @@
+"""`planish plan`: what a recipe's training takes in memory, term by term, whether it fits a machine, and the cheapest change that makes it fit (MISSION T7, T8)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from planish.errors import InputError, Problem, did_you_mean
+from planish.model import memory, oom_ladder
+from planish.model.memory import GB, Estimate, Setup, Shape
+from planish.recipe import Recipe, TrainSection
+from planish.rows import content_hash
+
+DEVICES = {
+    "RTX 3060": 12, "RTX 3090": 24, "RTX 4060": 8, "RTX 4070": 12, "RTX 4080": 16, "RTX 4090": 24, "RTX 5090": 32,
+    "T4": 16, "L4": 24, "A10": 24, "L40S": 48, "A100 40GB": 40, "A100 80GB": 80, "H100": 80, "H200": 141,
+}  # fmt: skip
+"""Memory of common devices in GB, as their makers state it."""
+USABLE = 0.95
+"""What of a device's stated memory a process gets: the rest is its driver's and what fragmentation keeps."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it is to run: bytes that training may take there."""
+
+    name: str
+    kind: Literal["cpu", "cuda"]
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One training entry: its sizes, what is trained, the estimate, and the way to fit. `factor` is what a probe on this machine measured; None where none has run."""
+
+    entry: int
+    shape: Shape
+    setup: Setup
+    formula: str
+    estimate: Estimate
+    descent: oom_ladder.Descent
+    machine: Machine
+    factor: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the upper end of the error bar is within the machine's memory."""
+        return self.estimate.high <= self.machine.bytes
+
+
+def machine(device: str | None, size: str | None) -> Machine:
+    """The named device, a size such as 24GB, or this machine. Raises InputError for a device that is not in the table and for a size that is none."""
+    if device is not None and size is not None:
+        raise InputError(Problem("--device and --memory", "both given", "keep one"))
+    if device is not None:
+        found = next((name for name in DEVICES if name.lower() == device.lower().removeprefix("nvidia ").removeprefix("geforce ")), None)
+        if found is None:
+            raise InputError(Problem("--device", f'"{device}" is not in the table', did_you_mean(device, DEVICES) + "; or give --memory 24GB"))
+        return Machine(found, "cuda", DEVICES[found] * GB * USABLE)
+    here = _here()
+    if size is None:
+        return here
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB|MiB)\s*", size, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise InputError(Problem("--memory", f'"{size}" is no size', "write 24GB, or 512MB"))
+    unit = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20}[match[2].lower()]
+    return Machine(f"{size.strip()} of memory", here.kind, float(match[1]) * unit)
+
+
+def plan(recipe: Recipe, where: Machine) -> list[Planned]:
+    """Every training entry of the recipe. Raises InputError where it trains nothing, for an unknown architecture, and where no row can be trained on."""
+    if not recipe.train:
+        raise InputError(Problem("train", "the recipe trains nothing", "add a train entry"))
+    from planish.model import bundled
+
+    folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+    return [_entry(number, recipe, section, folder, where) for number, section in enumerate(recipe.train)]
+
+
+def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, where: Machine) -> Planned:
+    from planish.model import memory_shape, precision
+
+    memory.check_technique(section.adapter.name)
+    shape, model = memory_shape.read(folder)
+    options = dict(section.adapter.options)
+    if section.adapter.name == "head" and options.get("kind", "classification") == "classification" and not options.get("labels"):
+        options["labels"] = recipe.data.labels or ["a", "b"]
+    own = memory_shape.trained(model, section.adapter.name, options)
+    micro, length, scored = micro_batch(recipe, section, folder)
+    setup = Setup(
+        section.adapter.name,
+        own.count,
+        micro,
+        length,
+        scored,
+        accumulation=math.ceil(section.batch_size / micro),
+        precision=precision.for_training(section.precision, where.kind) if where.kind == "cpu" else _on_gpu(section),
+        optimizer=section.optimizer,
+        trained_layers=own.layers,
+        rank=int(options.get("r", oom_ladder.LORA_RANK)) if section.adapter.name in ("lora", "dora") else None,
+        device=where.kind,
+    )
+    factor = remembered(setup)
+    found = memory.estimate(shape, setup, factor=factor or 1.0)
+    return Planned(number, shape, setup, own.formula, found, oom_ladder.descend(shape, setup, where.bytes, factor=factor or 1.0), where, factor)
+
+
+def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[int, int, int]:
+    """(rows, tokens a row, trained tokens a row) of a full micro-batch: mean row and as many as `micro_tokens` holds, or the longest row alone where it is larger."""
+    from planish.model import dialogues
+    from planish.model.chat import Chat
+    from planish.model.measured import measure
+
+    found = dialogues.of_recipe(recipe)
+    measured = measure(found.table, Chat.load(folder))
+    lengths = [int(length) for length in measured.lengths if section.max_length is None or length <= section.max_length]
+    if not lengths:
+        raise InputError(Problem("data", "no row can be trained on within max_length", "planish preflight says why of each"))
+    length = math.ceil(sum(lengths) / len(lengths))
+    micro = max(1, min(section.batch_size, section.micro_tokens // length))
+    if max(lengths) > micro * length:
+        micro, length = 1, max(lengths)
+    return micro, length, max(1, math.ceil(length * measured.share))
+
+
+def _on_gpu(section: TrainSection) -> memory.Precision:
+    return "bf16" if section.precision == "auto" else section.precision
+
+
+def _here() -> Machine:
+    """This machine: its GPU's memory, or what of its own is free now, within the limit of a container."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Machine(torch.cuda.get_device_name(0), "cuda", torch.cuda.get_device_properties(0).total_memory * USABLE)
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        stated = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text(encoding="utf-8"))
+        free = int(stated[1]) * 1024 if stated else free
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
+        free = min(free, int(text))
+    return Machine("this machine", "cpu", float(free))
+
+
+def _memory_of(setup: Setup) -> Path:
+    """Where the factor of such a setup on this machine is kept: by processor, kind, technique, precision and checkpointing."""
+    what = [platform.machine(), platform.node(), setup.device, setup.technique, setup.precision, setup.checkpointed]
+    return platformdirs.user_cache_path("planish") / "memory" / f"{content_hash(what)}.json"
+
+
+def remembered(setup: Setup) -> float | None:
+    """Measured over predicted of such a setup on this machine, from an earlier probe."""
+    path = _memory_of(setup)
+    return float(json.loads(path.read_text(encoding="utf-8"))["factor"]) if path.is_file() else None
+
+
+def text(planned: list[Planned]) -> str:
+    """The table of terms, the verdict, and what to change, in 100 columns and plain words."""
+    return "\n\n".join(_text(one) for one in planned)
+
+
+def _text(one: Planned) -> str:
+    setup, found = one.setup, one.estimate
+    lines = [
+        f"train[{one.entry}] {setup.technique}, {setup.precision}, {setup.optimizer}: {setup.trainable:,} parameters trained; "
+        f"a micro-batch of {setup.micro} x {setup.length} tokens, {setup.rows} rows a step"
+    ]
+    lines += [f"  {term.name:<12} {size(term.bytes):>9}  {term.formula}" for term in found.terms]
+    basis = "corrected by a probe here" if one.factor else "no probe has run here: --measure"
+    lines.append(f"  {'peak':<12} {size(found.total):>9}  estimated, up to {size(found.high)} ({basis})")
+    lines.append(f"  {found.dominant.name} is the largest part; all logits at once would be {size(found.naive_logits)}, our head keeps {size(found.bytes('logits'))}")
+    if one.fits:
+        return "\n".join([*lines, f"  fits {one.machine.name}: {size(one.machine.bytes)} usable"])
+    lines.append(f"  does not fit {one.machine.name}: {size(one.machine.bytes)} usable")
+    lines.append("  the cheapest change that fits:" if one.descent.fits else f"  nothing makes it fit; the smallest takes {size(one.descent.estimate.high)}, with:")
+    for lever in last_of_each(one.descent.levers):
+        leave = "by itself" if lever.number in oom_ladder.AUTOMATIC else "asks you: it is another experiment"
+        lines.append(f"    lever {lever.number} {lever.name} ({leave}): {lever.change}")
+    if one.descent.fits:
+        lines.append(f"  then the peak is {size(one.descent.estimate.total)}, up to {size(one.descent.estimate.high)} (estimated)")
+    return "\n".join(lines)
+
+
+def last_of_each(levers: tuple[oom_ladder.Lever, ...]) -> list[oom_ladder.Lever]:
+    """A lever that was pulled several times, as it stands in the end."""
+    return list({lever.number: lever for lever in levers}.values())
+
+
+def as_json(planned: list[Planned]) -> list[dict[str, Any]]:
+    """The same for a program."""
+    return [
+        {
+            "entry": one.entry,
+            "label": one.estimate.label,
+            "setup": vars(one.setup) | {"tokens": one.setup.tokens},
+            "trained": {"parameters": one.setup.trainable, "formula": one.formula},
+            "terms": memory.describe(one.estimate.terms),
+            "total": one.estimate.total,
+            "high": one.estimate.high,
+            "dominant": one.estimate.dominant.name,
+            "naive_logits": one.estimate.naive_logits,
+            "machine": vars(one.machine),
+            "factor": one.factor,
+            "fits": one.fits,
+            "change": {
+                "fits": one.descent.fits,
+                "asks": one.descent.asks,
+                "total": one.descent.estimate.total,
+                "levers": [lever.event() | {"automatic": lever.number in oom_ladder.AUTOMATIC, "recipe": lever.change} for lever in one.descent.levers],
+            },
+        }
+        for one in planned
+    ]
+
+
+def size(bytes: float) -> str:
+    """Bytes for people."""
+    return f"{bytes / GB:.2f} GB" if bytes >= GB else f"{bytes / 1e6:.1f} MB"

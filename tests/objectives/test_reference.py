@@ -1,0 +1,128 @@
+"""Reference log-probabilities: of the starting model, once, kept by content, and never of the model in training."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.model.runs import adapted, plan
+from tests.objectives.answers import PAIRS, scored
+
+from planish.adapters import full, lora
+from planish.data.tree import Sequence
+from planish.model import loop
+from planish.model.chat import Chat
+from planish.model.example import Example
+from planish.model.backbone import base_of
+from planish.model.load import load
+from planish.model.reference import StartingModel
+from planish.objectives import dpo
+
+MEANING = {"base": "x"}
+
+
+def sequences(tiny: Path) -> list[Sequence]:
+    chat = Chat.load(tiny)
+    return [sequence for row in PAIRS for sequence in dpo.encode(row, chat).sequences]
+
+
+def plain(model: torch.nn.Module, sequence: Sequence) -> float:
+    """transformers' own log-probability of the scored tokens, one row at a time."""
+    base_of(model).set_attn_implementation("sdpa")
+    with torch.no_grad():
+        logits = model(torch.tensor([sequence.ids])).logits[0, :-1].log_softmax(-1)
+    picked = logits.gather(1, torch.tensor(sequence.ids[1:])[:, None])[:, 0]
+    return float((picked * torch.tensor(sequence.weights[1:])).sum())
+
+
+def test_they_are_the_bases_with_the_adapter_off(tiny: Path, tmp_path: Path) -> None:
+    """An adapter away from zero, with dropout: what is kept is what the base alone says, to 1e-4 of sums of some tens, and the adapter is on again."""
+    model, base, rows = adapted(tiny).train(), load(tiny, "fp32"), sequences(tiny)
+    values = StartingModel(model, MEANING, tmp_path / "r.jsonl", "fp32", micro_tokens=32)(rows)
+    assert values == pytest.approx([plain(base, row) for row in rows], abs=1e-4)
+    assert model.training
+    assert plain(model.eval(), rows[0]) != pytest.approx(values[0], abs=1e-3)
+
+
+def test_an_adapter_to_go_on_from_is_its_own_reference(tiny: Path, tmp_path: Path) -> None:
+    """A second stage is measured against what the first one made, not against the base."""
+    model, rows = adapted(tiny).eval(), sequences(tiny)
+    values = StartingModel(model, MEANING, tmp_path / "r.jsonl", "fp32", continued=True)(rows)
+    assert values == pytest.approx([plain(model, row) for row in rows], abs=1e-4)
+
+
+@pytest.mark.parametrize("start", ["pissa", "full"])
+def test_a_start_that_is_part_of_the_weights_stays(start: str, tiny: Path, tmp_path: Path) -> None:
+    """PiSSA moves a part of the base into the adapter, and full training has none: as they start, both are the base."""
+    model = lora.attach(load(tiny, "fp32"), r=4, init="pissa") if start == "pissa" else full.attach(load(tiny, "fp32", trained=True))
+    rows = sequences(tiny)
+    values = StartingModel(model, MEANING, tmp_path / "r.jsonl", "fp32")(rows)
+    assert values == pytest.approx([plain(load(tiny, "fp32"), row) for row in rows], abs=1e-3)
+
+
+def test_they_are_kept_by_content(tiny: Path, tmp_path: Path) -> None:
+    """A second run computes nothing and reads the same numbers; another base, another precision or another mask is another key."""
+    model, rows, path = lora.attach(load(tiny, "fp32"), r=4), sequences(tiny), tmp_path / "r.jsonl"
+    first = StartingModel(model, MEANING, path, "fp32")
+    values = first([*rows, rows[0]])
+    assert first.computed == len(rows)
+    assert values[-1] == values[0]
+    again = StartingModel(model, MEANING, path, "fp32")
+    assert again(rows) == values[:-1]
+    assert again.computed == 0
+    changed = Sequence(rows[0].ids, (*rows[0].weights[:-1], 0.0))
+    for other, wanted in (
+        (StartingModel(model, {"base": "y"}, path, "fp32"), rows[:1]),
+        (StartingModel(model, MEANING, path, "bf16"), rows[:1]),
+        (StartingModel(model, MEANING, path, "fp32"), [changed]),
+    ):
+        other(wanted)
+        assert other.computed == 1
+
+
+def test_a_line_torn_by_a_kill_is_computed_anew(tiny: Path, tmp_path: Path) -> None:
+    """Half of the last line is gone; the file ends whole again."""
+    model, rows, path = lora.attach(load(tiny, "fp32"), r=4), sequences(tiny), tmp_path / "r.jsonl"
+    values = StartingModel(model, MEANING, path, "fp32")(rows)
+    path.write_bytes(path.read_bytes()[:-30])
+    again = StartingModel(model, MEANING, path, "fp32")
+    assert again(rows) == pytest.approx(values, abs=1e-4)
+    assert again.computed == 1
+    assert len([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]) == len(rows)
+
+
+def test_dpo_learns_in_the_loop(tiny: Path, tmp_path: Path) -> None:
+    """8 pairs, 40 steps: the loss starts at ln 2 and falls below .3, the held-out figures are there, and figures of a step split over micro-batches are its means."""
+    chat = Chat.load(tiny)
+    model = lora.attach(load(tiny, "fp32"), r=4)
+    start = StartingModel(model, MEANING, tmp_path / "r.jsonl", "fp32")
+    examples = dpo.prepare([dpo.encode(row, chat) for row in PAIRS], start)
+    lines: list[loop.Step] = []
+    made = plan(len(PAIRS), max_steps=40, micro_tokens=64, schedule="constant")
+    more: dict[str, Any] = {"meaning": {}, "validation": examples[:3], "on_step": lines.append}
+    loop.train(model, examples, dpo.loss, made, tmp_path / "work", **more)
+    assert lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert lines[-1].loss < 0.3
+    assert lines[-1].metrics["accuracy"] == 1
+    assert lines[-1].metrics["margin"] > 1
+    assert lines[-1].validation_metrics["accuracy"] == 1
+    written = [json.loads(line) for line in (tmp_path / "work" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert written[-1]["metrics"] == lines[-1].metrics
+
+
+def test_figures_do_not_depend_on_the_micro_batch(tiny: Path) -> None:
+    """Loss and every figure of all pairs in one tree, and of one pair a tree, divided by the pairs: equal to 1e-5."""
+    chat = Chat.load(tiny)
+    examples = dpo.prepare([dpo.encode(row, chat) for row in PAIRS], lambda rows: [-20.0] * len(rows))
+    model = adapted(tiny).eval()
+    made = plan(len(PAIRS), epochs=1)
+    whole, apart = (loop.mean_loss(model, examples, dpo.loss, replace(made, micro_tokens=size)) for size in (10**6, 8))
+    assert whole == pytest.approx(apart, rel=1e-5)
+    together = dpo.loss(scored(model, examples)).metrics
+    single = [dpo.loss(scored(model, [Example(example.sequences, 1.0)])).metrics for example in examples]
+    assert together == pytest.approx({name: sum(part[name] for part in single) for name in together}, rel=1e-4)
