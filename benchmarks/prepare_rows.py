@@ -77,7 +77,8 @@ def ours(path: Path, checks: tuple[str, ...] = CHECKS) -> dict[str, float]:
         store = tokenise.build(examined.reading.accepted, tokenise.How(folder, max_length=CONTEXT), Path(scratch))
         lengths = store.lengths.tolist()
         filled = packed(lengths, CONTEXT)
-        return {"rows": len(store), "tokens": sum(lengths), "trained": int(store.scored.sum()), "refused": sum(1 for _ in store.faults), "blocks": filled.cells // CONTEXT, "full": filled.share}
+        counts = {"rows": len(store), "refused": sum(1 for _ in store.faults)}
+        return counts | {"tokens": sum(lengths), "trained": int(store.scored.sum()), "blocks": filled.cells // CONTEXT, "full": filled.share}
 
 
 def peer(path: Path) -> Callable[[], dict[str, float]]:

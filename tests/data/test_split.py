@@ -222,3 +222,14 @@ def test_rows_that_come_as_gold_are_gold() -> None:
     assert {split.assignment[row.id] for row in rows} == {"train", "validation"}
     with pytest.raises(InputError, match='label "c"'):
         divide(rows, gold=0.0).with_gold(Table.of([*own, _row("x", "c")]))
+
+
+def test_rows_that_leave_a_split_move_no_other_row() -> None:
+    rows = [_row(str(n), "ab"[n % 2]) for n in range(100)]
+    split = divide(rows)
+    gone = Table.of(row for row in rows if row.id in ("3", "4", "50"))
+    left = split.without(gone)
+    assert left.assignment == {row_id: name for row_id, name in split.assignment.items() if row_id not in ("3", "4", "50")}
+    assert sum(sum(count.values()) for count in left.counts.values()) == 97
+    with pytest.raises(InputError, match='label "b"'):
+        split.without(Table.of(row for row in rows if row.label == "b" and split.assignment[row.id] == "train"))

@@ -31,6 +31,20 @@ class Split(Noun):
     seed: int
     findings: tuple[Finding, ...] = ()
 
+    def without(self, rows: Table) -> Split:
+        """This split without some of its rows; no other row moves. Raises InputError when a label is left without a row in train or gold."""
+        gone = [(key, self.assignment[key.id]) for key in rows.keys if key.id in self.assignment]
+        counts = {name: Counter(count) for name, count in self.counts.items()}
+        for key, name in gone:
+            counts[name][_label(key)] -= 1
+        counts = {name: +count for name, count in counts.items()}
+        _refuse_absent(counts)
+        left = set(rows.ids)
+        assignment = {row_id: name for row_id, name in self.assignment.items() if row_id not in left}
+        shares = {name: counts[name].total() / max(1, len(assignment)) for name in SPLITS}
+        kept = {name: dict(sorted(count.items())) for name, count in counts.items()}
+        return Split(assignment=assignment, shares=shares, counts=kept, seed=self.seed, findings=self.findings)
+
     def with_gold(self, rows: Table) -> Split:
         """This split and rows that come as gold. Raises InputError when a label of theirs has no row in train, or one of train none in theirs."""
         assignment = self.assignment | dict.fromkeys(rows.ids, "gold")

@@ -53,7 +53,8 @@ def examine(
 ) -> Examined:
     """Every check in its order, those that compare splits last. `chat` loads tokenizer and template, for the checks that look at tokens.
 
-    A check that compares splits is given a split made anew, as the checks before it may have set rows aside.
+    The split is made once the other checks are done; what a check that compares splits sets aside leaves it, and no other row moves: a row that moved to another side
+    would have to be looked for again there.
     """
     found: dict[str, CheckResult] = {}
     together: list[Sequence[str]] = []
@@ -73,7 +74,9 @@ def examine(
         together += found[use.name].together
         aside = {finding.row_id for finding in found[use.name].findings if finding.severity == "reject"}
         if aside or found[use.name].together:
-            reading, split = reading.set_aside(found[use.name].findings), None
+            gone = reading.accepted.where(key.id in aside for key in reading.accepted.keys)
+            reading = reading.set_aside(found[use.name].findings)
+            split = split.without(gone) if split is not None else None
             talk = talk.where(key.id not in aside for key in talk.keys) if talk is not None else None
     split = split or places.divide(reading.accepted, together)
     return Examined(reading.set_aside(split.findings), split, found)
