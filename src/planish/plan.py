@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import platformdirs
 
+from planish import plan_probe
 from planish.errors import InputError, Problem, did_you_mean
 from planish.model import memory, oom_ladder
 from planish.model.memory import GB, Estimate, Setup, Shape
 from planish.recipe import Recipe, TrainSection
 from planish.rows import content_hash
+from planish.store.objects import write_atomic
 
 DEVICES = {
     "RTX 3060": 12, "RTX 3090": 24, "RTX 4060": 8, "RTX 4070": 12, "RTX 4080": 16, "RTX 4090": 24, "RTX 5090": 32,
@@ -61,7 +63,8 @@ def machine(device: str | None, size: str | None) -> Machine:
     if device is not None and size is not None:
         raise InputError(Problem("--device and --memory", "both given", "keep one"))
     if device is not None:
-        found = next((name for name in DEVICES if name.lower() == device.lower().removeprefix("nvidia ").removeprefix("geforce ")), None)
+        asked = device.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce")
+        found = next((name for name in DEVICES if name.lower().replace(" ", "") == asked), None)
         if found is None:
             raise InputError(Problem("--device", f'"{device}" is not in the table', did_you_mean(device, DEVICES) + "; or give --memory 24GB"))
         return Machine(found, "cuda", DEVICES[found] * GB * USABLE)
@@ -109,8 +112,8 @@ def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, whe
         device=where.kind,
     )
     factor = remembered(setup)
-    found = memory.estimate(shape, setup, factor=factor or 1.0)
-    return Planned(number, shape, setup, own.formula, found, oom_ladder.descend(shape, setup, where.bytes, factor=factor or 1.0), where, factor)
+    found = memory.estimate(shape, setup, factor=factor)
+    return Planned(number, shape, setup, own.formula, found, oom_ladder.descend(shape, setup, where.bytes, factor=factor), where, factor)
 
 
 def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[int, int, int]:
@@ -178,11 +181,15 @@ def _text(one: Planned) -> str:
     lines += [f"  {term.name:<12} {size(term.bytes):>9}  {term.formula}" for term in found.terms]
     basis = "corrected by a probe here" if one.factor else "no probe has run here: --measure"
     lines.append(f"  {'peak':<12} {size(found.total):>9}  estimated, up to {size(found.high)} ({basis})")
-    lines.append(f"  {found.dominant.name} is the largest part; all logits at once would be {size(found.naive_logits)}, our head keeps {size(found.bytes('logits'))}")
+    lines.append(
+        f"  {found.dominant.name} is the largest part; all logits at once would be {size(found.naive_logits)}, our head keeps {size(found.bytes('logits'))}"
+    )
     if one.fits:
         return "\n".join([*lines, f"  fits {one.machine.name}: {size(one.machine.bytes)} usable"])
     lines.append(f"  does not fit {one.machine.name}: {size(one.machine.bytes)} usable")
-    lines.append("  the cheapest change that fits:" if one.descent.fits else f"  nothing makes it fit; the smallest takes {size(one.descent.estimate.high)}, with:")
+    lines.append(
+        "  the cheapest change that fits:" if one.descent.fits else f"  nothing makes it fit; the smallest takes {size(one.descent.estimate.high)}, with:"
+    )
     for lever in last_of_each(one.descent.levers):
         leave = "by itself" if lever.number in oom_ladder.AUTOMATIC else "asks you: it is another experiment"
         lines.append(f"    lever {lever.number} {lever.name} ({leave}): {lever.change}")
@@ -226,3 +233,84 @@ def as_json(planned: list[Planned]) -> list[dict[str, Any]]:
 def size(bytes: float) -> str:
     """Bytes for people."""
     return f"{bytes / GB:.2f} GB" if bytes >= GB else f"{bytes / 1e6:.1f} MB"
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One entry as it was predicted and as two real steps took it, in bytes. `factor` is measured over predicted for what is not weights and their state; None, and kept
+    nowhere, where that is too small a part to be told from the process's own noise, or where nothing could be predicted."""
+
+    entry: int
+    predicted: float | None
+    peak: plan_probe.Peak
+    factor: float | None
+
+
+TELLING = 0.1
+"""Share of the predicted peak that activations, logits and temporaries must have for a probe to say anything of them."""
+
+
+def measure(recipe: Recipe, here: Machine) -> list[Probed]:
+    """Two steps of every entry in a process of its own on this machine; what was measured corrects later plans of the same kind.
+
+    Raises InputError for another machine than this one, and RunFailed where it does not fit.
+    """
+    if here.name != _here().name:
+        raise InputError(Problem("--measure", f"runs on this machine, not on {here.name}", "leave out --device and --memory"))
+    from planish.model import bundled
+
+    folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+    found = []
+    for number, section in enumerate(recipe.train):
+        planned = _known(number, recipe, section, folder, here)
+        setup = planned.setup if planned else _unknown(recipe, section, folder, here)
+        peak = plan_probe.measure(folder, section.adapter.name, section.adapter.options, setup)
+        found.append(compared(number, planned, peak))
+    return found
+
+
+def _known(number: int, recipe: Recipe, section: TrainSection, folder: Path, here: Machine) -> Planned | None:
+    """The plan; None for an architecture or a technique of which nothing is known."""
+    from planish.model import memory_shape
+
+    try:
+        memory.check_technique(section.adapter.name)
+        memory_shape.read(folder)
+    except InputError:
+        return None
+    return _entry(number, recipe, section, folder, here)
+
+
+def _unknown(recipe: Recipe, section: TrainSection, folder: Path, here: Machine) -> Setup:
+    """What a probe needs to know of an entry whose sizes cannot be planned."""
+    from planish.model import precision
+
+    chosen = precision.for_training(section.precision, here.kind)
+    return Setup(section.adapter.name, 0, *micro_batch(recipe, section, folder), precision=chosen, optimizer=section.optimizer, device=here.kind)
+
+
+def compared(number: int, planned: Planned | None, peak: plan_probe.Peak) -> Probed:
+    """Predicted against measured; the factor between them is kept in the user's cache where it tells something."""
+    if planned is None:
+        return Probed(number, None, peak, None)
+    plain = memory.estimate(planned.shape, planned.setup)
+    fluid = sum(plain.bytes(name) for name in ("activations", "logits", "temporary"))
+    fixed = plain.total - plain.bytes("process") - fluid
+    predicted = planned.estimate.total - plain.bytes("process") + peak.process
+    measured = peak.steps - peak.process - fixed
+    if fluid < TELLING * predicted or measured <= 0:
+        return Probed(number, predicted, peak, None)
+    path = _memory_of(planned.setup)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({"factor": measured / fluid, "measured": peak.steps, "predicted": predicted}).encode())
+    return Probed(number, predicted, peak, measured / fluid)
+
+
+def probed_text(probed: list[Probed]) -> str:
+    """Predicted against measured, a line an entry."""
+    lines = []
+    for one in probed:
+        said = f"predicted {size(one.predicted)} (estimated), " if one.predicted is not None else "nothing can be predicted of this model, "
+        kept = f"; activations, logits and temporaries take {one.factor:.2f} times the plain formula here: kept for later plans" if one.factor else ""
+        lines.append(f"train[{one.entry}] {said}measured {size(one.peak.steps)} (two steps; {size(one.peak.process)} of it before them){kept}")
+    return "\n".join(lines)

@@ -135,6 +135,7 @@ class TrainSection(Section):
     max_tokens: Annotated[int, Field(gt=0)] | None = None
     max_rows: Annotated[int, Field(gt=0)] | None = None
     batch_size: Annotated[int, Field(gt=0)] = 16
+    order: Literal["random", "shared"] = "random"
     micro_tokens: Annotated[int, Field(gt=0)] = 2048
     max_length: Annotated[int, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -145,6 +146,7 @@ class TrainSection(Section):
     keep: Literal["best", "last"] = "best"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoints: Annotated[int, Field(ge=0)] = 10
+    checkpoint_activations: bool = False
     trunk_cache_mb: Annotated[int, Field(ge=0)] = 0
     seed: int = 42
     launch: LaunchSection = LaunchSection()

@@ -61,6 +61,10 @@ class NoteCode(StrEnum):
     ANSWER_IN_PROMPT = "answer_in_prompt"
     PROMPT_IN_ANSWER = "prompt_in_answer"
     LENGTH_BIAS = "length_bias"
+    TIE = "tie"
+    CONTRADICTION = "contradiction"
+    ANNOTATORS_DISAGREE = "annotators_disagree"
+    OFF_POLICY = "off_policy"
     ALL_TOKENS_SCORED = "all_tokens_scored"
     SPECIAL_TOKEN = "special_token"
 

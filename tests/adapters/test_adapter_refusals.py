@@ -40,7 +40,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("prompt", {"tokens": 256}, "of a context of 256"),
     ("prompt", {"tokens": 0}, "give 1 to 255"),
     ("prompt", {"init_text": ""}, "holds no token"),
-    ("prefix", {"tokens": 64}, r"of a context of 256[\s\S]*1 to 63"),
+    ("prefix", {"tokens": 65}, r"of a context of 256[\s\S]*1 to 64"),
 ]
 
 
@@ -147,5 +147,7 @@ def test_a_scale_out_of_range_and_dropout_warn(biased: Path) -> None:
 def test_lora_plus_marks_b(biased: Path) -> None:
     """LoRA+ (arXiv 2402.12354): B learns at 16 times the rate of A."""
     model = attached(biased, "lora", learning_rate_ratio=16.0)
-    rates = {name.split(".")[-3]: rate_of(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    rates = {name.split(".")[-3]: rate_of(model, name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert rates == {"lora_A": 1.0, "lora_B": 16.0}
+    with pytest.raises(InputError, match="LoRA\\+ takes 16"):
+        attached(biased, "lora", learning_rate_ratio=0.0)

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.adapters.shelf_of_adapters import attached, moved, said, tuned
+from tests.adapters.shelf_of_adapters import ROWS, attached, moved, said, tuned
+from tests.conftest import make_tiny
 
-from planish.errors import InputError
+from planish.errors import InputError, RunFailed
 from planish.model import merge
 from planish.model.chat import Chat
 from planish.model.load import load
 from planish.model.low_rank import delta, low_rank_layers
-from planish.model.trained import merged, open_trained, output_change, save
+from planish.model.trained import merged, merged_and_checked, open_trained, output_change, save
 
 
 def kept(folder: Path, base: Path, seed: int, **options: Any) -> Path:
@@ -151,3 +152,38 @@ def test_added_biases_do_not_merge_where_no_configuration_names_them(biased: Pat
     save(tuned(biased, "bitfit", add_biases=True), Chat.load(biased), tmp_path, biased)
     with pytest.raises(InputError, match="a qwen2 configuration cannot say"):
         merged(biased, tmp_path)
+
+
+def test_a_file_of_pefts_own_is_adopted(biased: Path, tiny: Path, tmp_path: Path) -> None:
+    """MISSION A2: each loads the other's files. What PEFT saved names no hash: it is refused, until it is bound to a base that it fits."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    theirs: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(biased), LoraConfig(r=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM"))
+    moved(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)[[1, 2, 3], [7, 8, 9]]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "theirs").rename(tmp_path / "run" / "adapter")
+    with pytest.raises(InputError, match="adopt it for this one"):
+        open_trained(biased, tmp_path / "run", "fp32")
+    merge.adopt(tmp_path / "run" / "adapter", biased, tmp_path / "ours" / "adapter")
+    ours = open_trained(biased, tmp_path / "ours", "fp32")
+    assert torch.allclose(said(ours)[:3], wanted, atol=1e-5)
+    with pytest.raises(InputError, match="and the model has"):
+        merge.adopt(tmp_path / "run" / "adapter", make_tiny(tmp_path / "wider", hidden=64), tmp_path / "wrong" / "adapter")
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "ia3", "bitfit"])
+def test_a_merge_is_checked_against_the_attached_adapter(biased: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merged model is asked the same rows; one that answers otherwise (here: the base alone) fails the run."""
+    save(tuned(biased, name), Chat.load(biased), tmp_path, biased)
+    model, off = merged_and_checked(biased, tmp_path, ROWS)
+    assert 0 <= off < 1e-4
+    assert output_change(said(model), said(open_trained(biased, tmp_path, "fp32"))) == off
+    monkeypatch.setattr(merge, "merged", lambda base, *_: load(base, "fp32"))
+    with pytest.raises(RunFailed, match="nats apart"):
+        merged_and_checked(biased, tmp_path, ROWS)

@@ -21,7 +21,7 @@ FLOORS: list[list[str]] = [
     ["evidence", "data", "model"],
     list(shelf.SHELVES),
     ["server", "stages"],
-    ["pipeline", "check", "gold_page", "blind", "report", "doctor", "plan", "diagnose", "cli", "__main__"],
+    ["pipeline", "check", "gold_page", "blind", "merge", "report", "doctor", "plan_probe", "plan", "diagnose", "cli", "__main__"],
 ]
 """Nouns, contracts, substrate, shelves, stages, faces. A file imports from floors below and from earlier names on its own floor. `server` is the gateway that the
 serve stage starts; its entry point, `server/__main__`, is a face."""

@@ -157,10 +157,18 @@ def test_t8_smallest_that_fits() -> None:
     """It stops at the first setup that fits, leaves out levers that were not needed, asks where 1 to 4 do not suffice, and names the smallest where nothing does."""
     start = setup("lora", trainable=16 * P135.lora_unit, rank=16, micro=8, accumulation=1, account="ours")
     roomy = oom_ladder.descend(P135, start, 100 * GB)
-    assert roomy.fits and not roomy.levers
+    assert roomy.fits
+    assert not roomy.levers
     some = oom_ladder.descend(P135, start, 4 * GB)
-    assert some.fits and some.levers and not some.asks and some.estimate.high <= 4 * GB
+    assert some.fits
+    assert some.levers
+    assert not some.asks
+    assert some.estimate.high <= 4 * GB
     full = oom_ladder.descend(P135, replace(start, technique="full", trainable=P135.parameters, rank=None), 1.6 * GB)
-    assert full.fits and full.asks and 5 in [lever.number for lever in full.levers]
+    assert full.fits
+    assert full.asks
+    assert 5 in [lever.number for lever in full.levers]
     none = oom_ladder.descend(P135, start, 0.1 * GB)
-    assert not none.fits and none.setup.micro == 1 and none.setup.length == 128
+    assert not none.fits
+    assert none.setup.micro == 1
+    assert none.setup.length == 128

@@ -57,7 +57,7 @@ def test_k6_the_store_gives_back_what_the_chat_gives(folder: Path, tmp_path: Pat
     assert store.scored.tolist() == [sum(weight > 0 for weight in one.trained(given.messages).weights) for given in ROWS]
     assert [(fault.row, str(fault.code)) for fault in store.faults] == [("bad", "no_scored_tokens")]
     counts = store.manifest["counts"]
-    assert counts == {"rows": 40, "sequences": 40, "tokens": int(store.lengths.sum()), "scored": int(store.scored.sum()), "faults": 1}
+    assert counts == {"rows": 40, "sequences": 40, "tokens": int(store.lengths.sum()), "scored": int(store.scored.sum()), "given": 0, "faults": 1}
 
 
 def test_any_objective_of_several_sequences(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 
 from planish.data.tree import pack
@@ -27,9 +26,7 @@ def said(*turns: tuple[str, str]) -> tuple[Message, ...]:
 
 def pair(number: int, asked: str, better: str, worse: str) -> PreferenceRow:
     """A preference row of one question."""
-    return PreferenceRow(
-        id=str(number), origin=ORIGIN, prompt=said(("user", asked)), chosen=said(("assistant", better)), rejected=said(("assistant", worse))
-    )
+    return PreferenceRow(id=str(number), origin=ORIGIN, prompt=said(("user", asked)), chosen=said(("assistant", better)), rejected=said(("assistant", worse)))
 
 
 def single(number: int, asked: str, answer: str, good: bool) -> UnpairedRow:
@@ -38,8 +35,6 @@ def single(number: int, asked: str, answer: str, good: bool) -> UnpairedRow:
 
 
 PAIRS = [pair(n, f"review {n}: the sound {'is ' * n}", f"good {'good ' * (n % 3)}", f"bad {'the ' * (n % 4)}phone") for n in range(8)]
-
-
 
 
 def scored(model: torch.nn.Module, examples: list[Example]) -> Scored:

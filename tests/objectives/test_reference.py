@@ -16,9 +16,9 @@ from tests.objectives.answers import PAIRS, scored
 from planish.adapters import full, lora
 from planish.data.tree import Sequence
 from planish.model import loop
+from planish.model.backbone import base_of
 from planish.model.chat import Chat
 from planish.model.example import Example
-from planish.model.backbone import base_of
 from planish.model.load import load
 from planish.model.reference import StartingModel
 from planish.objectives import dpo

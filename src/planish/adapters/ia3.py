@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from planish.errors import InputError, Problem
-from planish.model.targets import chosen, linear_layers, numbers
+from planish.model.low_rank import wrapped
+from planish.model.targets import chosen, linear_layers, numbers, transposed
 
 LEARNING_RATE = 3e-3
 MERGES = True
@@ -20,7 +21,7 @@ def attach(model: nn.Module, *, targets: list[str] | None = None, feed_forward: 
 
     Raises InputError where the model has no such layer.
     """
-    from peft import IA3Config, get_peft_model
+    from peft import IA3Config
 
     scaled, fed = targets or _usual(model, KEYS_AND_VALUES), feed_forward or _usual(model, FEED_FORWARD)
     held = list(dict.fromkeys(name.rpartition(".")[2] for name in linear_layers(model)))
@@ -32,9 +33,10 @@ def attach(model: nn.Module, *, targets: list[str] | None = None, feed_forward: 
     if problems:
         raise InputError(*problems)
     which = numbers(model, layers)
-    fed_names = sorted(chosen(model, fed, which))
-    names = sorted({*chosen(model, scaled, which), *fed_names})
-    return get_peft_model(model, IA3Config(target_modules=names, feedforward_modules=fed_names, task_type="CAUSAL_LM"))
+    fed_layers = chosen(model, fed, which)
+    every = chosen(model, scaled, which) | fed_layers
+    config = IA3Config(target_modules=sorted(every), feedforward_modules=sorted(fed_layers), fan_in_fan_out=transposed(every), task_type="CAUSAL_LM")
+    return wrapped(model, config)
 
 
 def _usual(model: nn.Module, ends: tuple[str, ...]) -> list[str]:

@@ -7,98 +7,31 @@ s = median |x_(i-1) - 2 x_i + x_(i+1)| / (0.6745 sqrt 6), and a difference count
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
-from typing import Any
+
+from planish.evidence.curve import ERRORS, LITTLE, Seen, best, noise
+from planish.evidence.curve import Curve as Curve
+from planish.evidence.curve import Diagnosis as Diagnosis
 
 CHECKS = 5
 """Fewer validations than this say nothing about fit (MISSION T9)."""
-ERRORS = 2.0
-"""Standard errors that make a difference."""
 OVER = 3
 """Checks over which the validation loss must have risen."""
 BLOWN, SPIKE, SPIKE_SHARE = 1.2, 8.0, 0.5
 """Of its start: a loss that high shows a rate too high. A spike: so many of the noise, and such a share of the level, above its neighbours."""
-LITTLE, SLOW = 0.02, 0.10
-"""Shares of the start: a fall below the first is none, a steady fall below the second is a rate too low."""
+SLOW = 0.10
+"""Share of the start: a steady fall below it is a rate too low."""
 OFF = 0.1
 """A random model's first loss may be so far from ln V, as a share of it."""
 BAND = 10.0
 """A rate so many times below the usual is named as the cause of a loss that does not fall."""
 SATURATED, GAP = 0.02, 0.3
 """Nats a token: below the first nothing is left to learn; a validation or gold loss above the training loss by the second was not learnt but memorised."""
+BY_HEART = 20
+"""Epochs beyond which a model that no other row profits from has rather learnt its rows by heart than met noisy labels."""
 CHANCE = 0.97
 """A validation loss of no less than this share of chance has found no rule."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Figures of a run, one a step, and `validation` as (step, loss). `random_start` says that the weights were drawn, `chance` is the loss of one who knows the labels' shares only
-    (nats a trained token), `gold` the final loss on gold rows, `weight_change` the trained weights' relative change. What is None is not judged."""
-
-    steps: Sequence[int]
-    loss: Sequence[float]
-    grad_norm: Sequence[float] = ()
-    learning_rate: Sequence[float] = ()
-    validation: Sequence[tuple[int, float]] = ()
-    validation_se: float | None = None
-    skipped: Sequence[int] = ()
-    vocabulary: int | None = None
-    random_start: bool = False
-    usual_rate: float | None = None
-    trained_tokens: int | None = None
-    weight_change: float | None = None
-    chance: float | None = None
-    gold: float | None = None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One state, from which step on, the figures that show it, and what to change in the recipe."""
-
-    state: str
-    since_step: int
-    evidence: str
-    fix: str
-
-
-@dataclass
-class _Seen:
-    """A curve with the figures that several states ask for."""
-
-    curve: Curve
-    finite: list[tuple[int, float]] = field(init=False)
-    start: float = field(init=False)
-    end: float = field(init=False)
-    noise: float = field(init=False)
-    few: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.finite = [(step, loss) for step, loss in zip(self.curve.steps, self.curve.loss, strict=True) if math.isfinite(loss)]
-        values = [loss for _, loss in self.finite] or [math.nan]
-        self.few = max(1, min(10, len(values) // 10))
-        self.start, self.end = fmean(values[: max(1, self.few // 2)]), fmean(values[-self.few :])
-        self.noise = noise(values)
-
-    @property
-    def values(self) -> list[float]:
-        return [loss for _, loss in self.finite]
-
-    @property
-    def fall(self) -> float:
-        return self.start - self.end
-
-    @property
-    def fell(self) -> bool:
-        """Whether the training loss fell, by more than its noise and by more than nothing."""
-        return self.fall > max(ERRORS * self.noise * math.sqrt(2 / self.few), LITTLE * abs(self.start))
-
-    def level(self, low: float, high: float) -> float:
-        """Mean loss between two shares of the run."""
-        values = self.values
-        return fmean(values[int(low * len(values)) : max(int(low * len(values)) + 1, int(high * len(values)))])
 
 
 def diagnose(curve: Curve) -> list[Diagnosis]:
@@ -108,7 +41,7 @@ def diagnose(curve: Curve) -> list[Diagnosis]:
     """
     if not curve.steps:
         raise ValueError("a curve without a step says nothing")
-    seen = _Seen(curve)
+    seen = Seen(curve)
     broken = _zero_tokens(seen) or _not_learning(seen) or _diverging(seen)
     if broken is not None:
         return [broken, *_all(_bad_start(seen))]
@@ -118,44 +51,45 @@ def diagnose(curve: Curve) -> list[Diagnosis]:
         why = f"{len(curve.validation)} of {CHECKS} validations"
         return [*found, Diagnosis("too_early", curve.steps[-1], why, "wait, or raise train.validations")]
     if not any(one.state in ("lr_too_high", "lr_too_low") for one in found):
-        found += _all(_noisy_labels(seen) or _overfit(seen) or _memorised(seen) or _saturated(seen) or _plateau(seen) or _underfit(seen))
-    return found or [Diagnosis("healthy", curve.steps[0], f"training {seen.start:.3g} to {seen.end:.3g}, best validation {best(curve)[1]:.3g}", "none needed: let gold decide")]
-
-
-def best(curve: Curve) -> tuple[int, float]:
-    """Step and loss of the best validation."""
-    return min(curve.validation, key=lambda check: check[1])
-
-
-def noise(values: Sequence[float]) -> float:
-    """Standard deviation of a series about its trend, from its second differences; 0 for fewer than three."""
-    bends = [abs(values[at - 1] - 2 * values[at] + values[at + 1]) for at in range(1, len(values) - 1)]
-    return median(bends) / (0.6745 * math.sqrt(6)) if bends else 0.0
+        by_heart = _memorised(seen) if (curve.epochs or 0) > BY_HEART else None
+        found += _all(by_heart or _noisy_labels(seen) or _overfit(seen) or _memorised(seen) or _saturated(seen) or _plateau(seen) or _underfit(seen))
+    return found or [
+        Diagnosis(
+            "healthy", curve.steps[0], f"training {seen.start:.3g} to {seen.end:.3g}, best validation {best(curve)[1]:.3g}", "none needed: let gold decide"
+        )
+    ]
 
 
 def _all(*found: Diagnosis | None) -> list[Diagnosis]:
     return [one for one in found if one is not None]
 
 
-def _zero_tokens(seen: _Seen) -> Diagnosis | None:
+def _zero_tokens(seen: Seen) -> Diagnosis | None:
     curve = seen.curve
     nothing = bool(curve.grad_norm) and not any(norm > 0 for norm in curve.grad_norm) and not any(loss > 0 for loss in curve.loss)
     if curve.trained_tokens == 0 or nothing:
         why = "no token was trained" if curve.trained_tokens == 0 else "loss and gradient are 0 or not a number at every step: no token was trained"
-        return Diagnosis("zero_trained_tokens", curve.steps[0], why, "planish mask shows which tokens are trained; give each row an answer, or raise train.max_length")
+        return Diagnosis(
+            "zero_trained_tokens", curve.steps[0], why, "planish mask shows which tokens are trained; give each row an answer, or raise train.max_length"
+        )
     return None
 
 
-def _not_learning(seen: _Seen) -> Diagnosis | None:
+def _not_learning(seen: Seen) -> Diagnosis | None:
     curve = seen.curve
     still = bool(curve.grad_norm) and all(norm == 0 for norm in curve.grad_norm)
     if still or curve.weight_change == 0:
         why = "the gradient is 0 at every step" if still else "no trained weight changed"
-        return Diagnosis("not_learning", curve.steps[0], f"{why}, the loss stays {seen.end:.3g}", "check train.adapter targets and the mask (planish mask): nothing reaches the loss")
+        return Diagnosis(
+            "not_learning",
+            curve.steps[0],
+            f"{why}, the loss stays {seen.end:.3g}",
+            "check train.adapter targets and the mask (planish mask): nothing reaches the loss",
+        )
     return None
 
 
-def _diverging(seen: _Seen) -> Diagnosis | None:
+def _diverging(seen: Seen) -> Diagnosis | None:
     """Not finite; or rising still, to above where it began."""
     curve = seen.curve
     bad = sorted({*curve.skipped, *(step for step, loss in zip(curve.steps, curve.loss, strict=True) if not math.isfinite(loss))})
@@ -171,7 +105,7 @@ def _diverging(seen: _Seen) -> Diagnosis | None:
     return None
 
 
-def _bad_start(seen: _Seen) -> Diagnosis | None:
+def _bad_start(seen: Seen) -> Diagnosis | None:
     curve = seen.curve
     if curve.vocabulary is None or not seen.finite:
         return None
@@ -185,7 +119,7 @@ def _bad_start(seen: _Seen) -> Diagnosis | None:
     return None
 
 
-def _rate_too_high(seen: _Seen) -> Diagnosis | None:
+def _rate_too_high(seen: Seen) -> Diagnosis | None:
     """The loss was thrown above its start for several steps, or ends clearly above where it has been."""
     values, width = seen.values, max(3, seen.few)
     if len(values) < 10:
@@ -202,7 +136,7 @@ def _rate_too_high(seen: _Seen) -> Diagnosis | None:
     return None
 
 
-def _rate_too_low(seen: _Seen) -> Diagnosis | None:
+def _rate_too_low(seen: Seen) -> Diagnosis | None:
     """It falls steadily and hardly; or not at all, at a rate far below the usual."""
     curve, values = seen.curve, seen.values
     peak = max(curve.learning_rate, default=None)
@@ -215,12 +149,16 @@ def _rate_too_low(seen: _Seen) -> Diagnosis | None:
         steady = first > sure and second > sure and 0.4 < second / first < 2.5 and seen.fall < SLOW * seen.start
     if steady or (low and seen.fall < SLOW * abs(seen.start)):
         named = f" at a rate of {peak:.1e}" if peak is not None else ""
-        usual = f"train.learning_rate {curve.usual_rate:g}, the usual" if curve.usual_rate is not None else "train.learning_rate ten times as high; planish train --find-lr measures one"
+        usual = (
+            f"train.learning_rate {curve.usual_rate:g}, the usual"
+            if curve.usual_rate is not None
+            else "train.learning_rate ten times as high; --find-lr measures one"
+        )
         return Diagnosis("lr_too_low", curve.steps[0], f"the loss went from {seen.start:.3g} to {seen.end:.3g} in {len(values)} steps{named}", usual)
     return None
 
 
-def _spike(seen: _Seen) -> Diagnosis | None:
+def _spike(seen: Seen) -> Diagnosis | None:
     """A few steps far above their neighbours, from which the loss comes back."""
     values, reach = seen.values, 5
     for at, (step, loss) in enumerate(seen.finite):
@@ -229,11 +167,13 @@ def _spike(seen: _Seen) -> Diagnosis | None:
             continue
         level = median(around)
         if loss > level + max(SPIKE * seen.noise, SPIKE_SHARE * abs(level)) and loss > max(values[max(0, at - reach) : at]):
-            return Diagnosis("loss_spike", step, f"loss {loss:.3g} among {level:.3g}", f"look at the rows of step {step}; train.clip 1.0, or a longer train.warmup")
+            return Diagnosis(
+                "loss_spike", step, f"loss {loss:.3g} among {level:.3g}", f"look at the rows of step {step}; train.clip 1.0, or a longer train.warmup"
+            )
     return None
 
 
-def _noisy_labels(seen: _Seen) -> Diagnosis | None:
+def _noisy_labels(seen: Seen) -> Diagnosis | None:
     """Training falls and validation never got below chance, or never fell at all: what was learnt holds for no other row."""
     curve = seen.curve
     checks = [loss for _, loss in curve.validation]
@@ -251,7 +191,7 @@ def _check_noise(curve: Curve) -> float:
     return curve.validation_se if curve.validation_se is not None else noise([loss for _, loss in curve.validation])
 
 
-def _overfit(seen: _Seen) -> Diagnosis | None:
+def _overfit(seen: Seen) -> Diagnosis | None:
     """MISSION T9: validation rises by more than 2 SE over 3 checks while training falls."""
     curve = seen.curve
     checks = [loss for _, loss in curve.validation]
@@ -271,7 +211,7 @@ def _overfit(seen: _Seen) -> Diagnosis | None:
     return None
 
 
-def _memorised(seen: _Seen) -> Diagnosis | None:
+def _memorised(seen: Seen) -> Diagnosis | None:
     """Nothing left to learn of the training rows, and much of the others'."""
     other, name = (seen.curve.gold, "gold") if seen.curve.gold is not None else (seen.curve.validation[-1][1], "validation")
     if seen.end < 2.5 * SATURATED and other - seen.end > GAP:
@@ -280,19 +220,24 @@ def _memorised(seen: _Seen) -> Diagnosis | None:
     return None
 
 
-def _saturated(seen: _Seen) -> Diagnosis | None:
+def _saturated(seen: Seen) -> Diagnosis | None:
     if seen.end >= SATURATED or seen.level(0.7, 0.8) >= SATURATED:
         return None
-    return Diagnosis("saturated", _reached(seen, SATURATED), f"the loss is {seen.end:.3g}: nothing is left to learn", "fewer train.epochs, or harder rows; gold says what it is worth")
+    return Diagnosis(
+        "saturated",
+        _reached(seen, SATURATED),
+        f"the loss is {seen.end:.3g}: nothing is left to learn",
+        "fewer train.epochs, or harder rows",
+    )
 
 
-def _reached(seen: _Seen, level: float) -> int:
+def _reached(seen: Seen, level: float) -> int:
     """The step after which the loss was never above `level` for long."""
     above = [step for step, loss in seen.finite if loss > 2 * level]
     return next((step for step, _ in seen.finite if not above or step > above[-1]), seen.finite[-1][0])
 
 
-def _plateau(seen: _Seen) -> Diagnosis | None:
+def _plateau(seen: Seen) -> Diagnosis | None:
     """Flat for the last half of the run, at a level that is most of the start, while the rate was not yet small."""
     curve, values = seen.curve, seen.values
     if len(values) < 20:
@@ -304,11 +249,16 @@ def _plateau(seen: _Seen) -> Diagnosis | None:
     still = not checks or checks[0] - min(checks) <= max(ERRORS * _check_noise(curve), 0.01 * checks[0])
     if abs(flat) <= sure and still and seen.end > 0.5 * seen.start:
         since = next(step for step, loss in seen.finite if loss <= seen.level(0.5, 1) + ERRORS * seen.noise)
-        return Diagnosis("plateau", since, f"the loss stays at {seen.end:.3g} of {seen.start:.3g} at first", "another train.learning_rate (--find-lr), a larger adapter rank, or better rows")
+        return Diagnosis(
+            "plateau",
+            since,
+            f"the loss stays at {seen.end:.3g} of {seen.start:.3g} at first",
+            "planish train --find-lr, a larger adapter rank, or better rows",
+        )
     return None
 
 
-def _underfit(seen: _Seen) -> Diagnosis | None:
+def _underfit(seen: Seen) -> Diagnosis | None:
     """Training and validation still fall when the run ends."""
     curve, values = seen.curve, seen.values
     if len(values) < 20:

@@ -60,7 +60,7 @@ def write(model: Any, folder: Path, base: Path) -> None:
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = {PREFIX + name: p.detach().contiguous() for name, p in base_of(model).named_parameters() if p.requires_grad}
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
-    told = {"base": named, "trained_on": "nf4" if four_bit_layers(model) else "as it is", "shape": _shape(base)}
+    told = {"base": named, "trained_on": "nf4" if four_bit_layers(model) else "as it is", "shape": shape_of(base)}
     (folder / BASE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
@@ -123,13 +123,14 @@ def check_base(folder: Path, base: Path) -> None:
         return
     why = f"was trained on the base {trained_on}, not on {base} ({own})"
     told = json.loads((folder / BASE).read_text(encoding="utf-8"))["shape"] if (folder / BASE).is_file() else {}
-    here = _shape(base)
+    here = shape_of(base)
     apart = [f"{key} {told[key]} there, {here.get(key)} here" for key in told if told[key] != here.get(key)]
     if apart:
         why += f"; another architecture: {', '.join(apart)}"
     elif told:
         why += "; the same architecture with other weights, tokenizer or template"
-    raise InputError(Problem(str(folder), why, "give the base that it was trained on"))
+    elsewhere = "" if str(trained_on).startswith("sha256:") else ", or adopt it for this one (planish.model.merge.adopt)"
+    raise InputError(Problem(str(folder), why, f"give the base that it was trained on{elsewhere}"))
 
 
 def put(model: nn.Module, folder: Path) -> nn.Module:
@@ -231,6 +232,7 @@ def _fits(own: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None
         raise InputError(*found)
 
 
-def _shape(base: Path) -> dict[str, Any]:
+def shape_of(base: Path) -> dict[str, Any]:
+    """What of a base's configuration decides whether an adapter fits it."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     return {key: config.get(key) for key in SHAPE_KEYS}

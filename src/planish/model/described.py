@@ -31,12 +31,22 @@ def warnings_of(model: nn.Module) -> tuple[str, ...]:
     return getattr(base_of(model), "planish_warnings", ())
 
 
-def learn_faster(parameters: list[nn.Parameter], ratio: float) -> None:
-    """Let these learn at `ratio` times the rate of the others."""
-    for parameter in parameters:
-        parameter.planish_rate = ratio  # type: ignore[attr-defined]
+def learn_faster(model: nn.Module, mark: str, ratio: float) -> None:
+    """Let the tensors with `mark` in their name learn at `ratio` times the rate of the others. By name, as spreading a model over ranks makes new tensors of them."""
+    base_of(model).planish_rates = {mark: ratio}
 
 
-def rate_of(parameter: nn.Parameter) -> float:
+def rate_of(model: nn.Module, name: str) -> float:
     """The learning rate of a parameter over the plan's."""
-    return float(getattr(parameter, "planish_rate", 1.0))
+    rates: dict[str, float] = getattr(base_of(model), "planish_rates", {})
+    return next((ratio for mark, ratio in rates.items() if mark in name), 1.0)
+
+
+def round_at_random(model: nn.Module) -> None:
+    """Let the optimizer keep no fp32 copy of these weights and round its steps to their format at random."""
+    base_of(model).planish_rounding = True
+
+
+def rounds_at_random(model: nn.Module) -> bool:
+    """Whether it does."""
+    return bool(getattr(base_of(model), "planish_rounding", False))

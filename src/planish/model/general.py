@@ -16,6 +16,7 @@ from planish.evidence.intervals import bootstrap
 from planish.evidence.statistic import statistic
 from planish.model import scored_head
 from planish.model.chat import Chat
+from planish.model.layout import shares_prefixes
 from planish.model.lm_head import head_of
 from planish.model.policy import autocast, hidden_states
 from planish.rows import content_hash
@@ -28,7 +29,7 @@ def evaluate(
     """`general.next_token_accuracy` and `general.perplexity` over every scored token of `rows`, each with a bootstrap interval over rows."""
     groups = [[_sequence(row, chat)] for row in rows]
     scores: list[Score | None] = [None] * len(rows)
-    for members, tree in pack(groups, 2048):
+    for members, tree in pack(groups, 2048, shared=shares_prefixes(model)):
         with torch.inference_mode(), autocast(precision):
             hidden = hidden_states(model, tree)[torch.from_numpy(tree.scored_at)]
             target = torch.from_numpy(tree.target)

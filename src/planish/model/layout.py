@@ -37,6 +37,11 @@ def layout_of(model: nn.Module) -> Layout:
     return found
 
 
+def shares_prefixes(model: nn.Module) -> bool:
+    """Whether the model computes shared prefixes once; one that cannot is given padded rows, and a budget of tokens counts their cells."""
+    return layout_of(model).kind == "tree"
+
+
 def settle(model: Any, where: str) -> Layout:
     """Find the layout, set the model's attention to it and remember it there. Raises InputError where not even plain rows give the model's own logits."""
     reason = unfit(model.config) or _differs(model)

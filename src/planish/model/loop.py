@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from planish.data.batches import prefix_classes
 from planish.errors import InputError, Problem, RunFailed
 from planish.model import checkpoint, curve, precision
 from planish.model.checkpoint import Position, State
@@ -73,7 +74,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     ranks = ranks if ranks.world > 1 else replace(ranks, device=device)
     meaning = meaning | {"plan": asdict(plan)}
-    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss, trunk))
+    classes = prefix_classes([example.sequences[0] for example in examples]) if plan.order == "shared" else None
+    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss, trunk), classes)
     torch.manual_seed(plan.seed + ranks.rank)
     average = Average(model, plan.ema) if plan.ema is not None else None
     state = State(model, optimizer_for(model, plan), precision.scaler(plan.precision, ranks.device), average, Position(0, 0))
@@ -119,7 +121,7 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
     plan, position = work.plan, state.position
     began = time.perf_counter()
     rate = learning_rate(position.step, peak=plan.learning_rate, warmup=plan.warmup, steps=plan.steps, schedule=plan.schedule)
-    rows = batch_rows(plan, position.step)
+    rows = batch_rows(plan, position.step, work.classes)
     value, norm, tokens, tokens_in, metrics = one_step(state, [examples[row] for row in rows], work, rate)
     seconds = time.perf_counter() - began
     finite = _counts_as_finite(value, norm, state)

@@ -14,7 +14,7 @@ from torch import nn
 from planish.errors import InputError, Problem, did_you_mean
 from planish.model import residual_start
 from planish.model.described import learn_faster, warn
-from planish.model.targets import chosen, numbers, size
+from planish.model.targets import chosen, numbers, size, transposed
 
 Start = Literal["default", "pissa", "loftq"]
 USUAL_SCALE = (0.25, 8.0)
@@ -60,6 +60,7 @@ def attach(model: nn.Module, options: LowRank) -> Any:
         target_modules=options.targets if which is None else sorted(modules),
         rank_pattern=dict(options.ranks),
         alpha_pattern={name: 2 * rank for name, rank in options.ranks.items()} if options.alpha is None else {},
+        fan_in_fan_out=transposed(modules),
         use_rslora=options.rslora,
         use_dora=options.dora,
         init_lora_weights="pissa" if options.start == "pissa" else True,
@@ -72,7 +73,7 @@ def attach(model: nn.Module, options: LowRank) -> Any:
     if options.start == "loftq":
         residual_start.from_quantisation_error(adapted)
     if options.rate_ratio is not None:
-        learn_faster([p for name, p in adapted.named_parameters() if "lora_B" in name or "lora_embedding_B" in name], options.rate_ratio)
+        learn_faster(adapted, "_B", options.rate_ratio)  # lora_B, and lora_embedding_B
     _say(adapted, options)
     return adapted
 
@@ -88,25 +89,21 @@ def wrapped(model: nn.Module, config: Any) -> Any:
 
 
 def said_by_us(call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """A call of PEFT without the two warnings that we give, or have no need to give, ourselves: of tied heads (which are not merged) and of PiSSA's own way of saving."""
+    """A call of PEFT without the warnings that we give, or have no need to give, ourselves: of tied heads (which are not merged), of PiSSA's own way of saving, and of patterns
+    that name no layer (ours are checked; those that PEFT adds for fused experts it looks for in the wrong place)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         return call(*inputs, **named)
 
 
 def _problems(modules: dict[str, nn.Module], options: LowRank) -> list[Problem]:
-    found = []
-    if options.r < 1:
-        found.append(Problem("adapter.r", f"is {options.r}", "give a rank of at least 1"))
-    if not 0 <= options.dropout < 1:
-        found.append(Problem("adapter.dropout", f"is {options.dropout}", "give a share from 0 up to below 1"))
-    for pattern, rank in options.ranks.items():
+    found = _out_of_range(options)
+    for pattern in options.ranks:
         if not any(_named(pattern, name) for name in modules):
             fix = did_you_mean(pattern, {name.rpartition(".")[2] for name in modules})
             found.append(Problem(f"adapter.ranks.{pattern}", "names no layer that has an adapter", fix))
-        if rank < 1:
-            found.append(Problem(f"adapter.ranks.{pattern}", f"is {rank}", "give a rank of at least 1"))
     wide: dict[tuple[str, int, int], str] = {}
     for name, module in modules.items():
         rank, smaller = _rank(name, options), min(_sides(module))
@@ -116,6 +113,21 @@ def _problems(modules: dict[str, nn.Module], options: LowRank) -> list[Problem]:
         found.append(
             Problem("adapter.r", f"rank {rank} is larger than the smaller side of {name}, {smaller}", f"give at most {smaller}, or train the layer whole")
         )
+    return found + _unfit_base(modules, options)
+
+
+def _out_of_range(options: LowRank) -> list[Problem]:
+    ranks = {"adapter.r": options.r} | {f"adapter.ranks.{pattern}": rank for pattern, rank in options.ranks.items()}
+    found = [Problem(where, f"is {rank}", "give a rank of at least 1") for where, rank in ranks.items() if rank < 1]
+    if not 0 <= options.dropout < 1:
+        found.append(Problem("adapter.dropout", f"is {options.dropout}", "give a share from 0 up to below 1"))
+    if options.rate_ratio is not None and options.rate_ratio <= 0:
+        found.append(Problem("adapter.learning_rate_ratio", f"is {options.rate_ratio}", "give more than 0; LoRA+ takes 16"))
+    return found
+
+
+def _unfit_base(modules: dict[str, nn.Module], options: LowRank) -> list[Problem]:
+    found = []
     four_bit = any("4bit" in type(module).__name__ for module in modules.values())
     if options.start == "pissa" and four_bit:
         found.append(Problem("adapter.init", "pissa takes the largest directions out of the base, and this base is in 4 bits", "use loftq"))

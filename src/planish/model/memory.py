@@ -29,7 +29,9 @@ EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
 PROCESS = {"cpu": 0.55e9, "cuda": 0.6e9}
 """Resident before a model is loaded: the interpreter with torch, transformers and PEFT (measured: 0.55 GB here), or a CUDA context (typical)."""
 ERROR = 0.25
-"""Half-width of the error bar of what is not weights and their state, until a probe has run on the machine."""
+"""Upper error of what is not weights and their state, as a share of it: on a GPU, and on a CPU where a probe has run."""
+HEAP = 1.2
+"""The same on a CPU without a probe: the C library's heap keeps freed blocks between steps, so that a LoRA's second step was measured at up to 2.2 times what is in use."""
 TEXTBOOK = 34
 """Bytes per token and hidden value that a layer keeps in 16 bits with flash attention, in arXiv 2205.05198's account (FFN 4 H, GELU, dropout); KEPT is what we keep."""
 
@@ -58,7 +60,16 @@ KEPT: dict[str, dict[int, tuple[float, float, float]]] = {
 }
 """Bytes that a layer keeps a token, as (a, b, c) in a x H + b x KV width + c x FFN, by bytes a value. Counted with autograd's saved-tensor hooks on random llama layers
 of six shapes (H 64 to 128), distinct storages without parameters; the fit is within 1.1 %. "through" is a frozen layer that a gradient only passes (counted with IA3)."""
-KEPT_AS = {"qlora": "lora", "bottleneck": "lora", "ia3": "through", "bitfit": "through", "prefix": "through", "prompt": "through", "p_tuning": "through", "head": "full"}
+KEPT_AS = {
+    "qlora": "lora",
+    "bottleneck": "lora",
+    "ia3": "through",
+    "bitfit": "through",
+    "prefix": "through",
+    "prompt": "through",
+    "p_tuning": "through",
+    "head": "full",
+}
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Terms and their sum. `low` and `high` are the error bar; `naive_logits` is what a head that makes every logit at once would hold instead of ours."""
+    """Terms and their sum. `high` is the upper end of the error bar; `naive_logits` is what a head that makes every logit at once would hold instead of ours."""
 
     terms: tuple[Term, ...]
     error: float
@@ -144,10 +155,11 @@ class Estimate:
         return sum(term.bytes for term in self.terms if term.name == name)
 
 
-def estimate(shape: Shape, setup: Setup, *, factor: float = 1.0) -> Estimate:
+def estimate(shape: Shape, setup: Setup, *, factor: float | None = None) -> Estimate:
     """Peak bytes of a training step, term by term. `factor` is what a probe on this machine measured over what was predicted, for activations, logits and temporaries."""
     fluid = [_activations(shape, setup), _logits(shape, setup), _temporary(shape, setup)]
-    fluid = [replace(term, bytes=term.bytes * factor) for term in fluid]
+    fluid = [replace(term, bytes=term.bytes * (factor or 1.0)) for term in fluid]
+    error = HEAP if setup.device == "cpu" and factor is None else ERROR
     kv = setup.rollout_tokens * kv_bytes(shape, WIDTH[setup.precision])
     terms = [
         Term("process", PROCESS[setup.device], "the interpreter and its libraries" if setup.device == "cpu" else "the CUDA context"),
@@ -156,7 +168,9 @@ def estimate(shape: Shape, setup: Setup, *, factor: float = 1.0) -> Estimate:
         *fluid,
         Term("kv", kv, f"{setup.rollout_tokens} rollout tokens x 2 x {shape.layers} layers x {shape.kv_width} x {WIDTH[setup.precision]} B"),
     ]
-    return Estimate(tuple(term for term in terms if term.bytes), ERROR * sum(term.bytes for term in fluid), logit_bytes(setup.micro * setup.scored, shape.vocabulary))
+    return Estimate(
+        tuple(term for term in terms if term.bytes), error * sum(term.bytes for term in fluid), logit_bytes(setup.micro * setup.scored, shape.vocabulary)
+    )
 
 
 def nf4_bytes(parameters: float, *, constants: bool = True) -> float:
@@ -198,7 +212,9 @@ def describe(terms: Sequence[Term]) -> dict[str, dict[str, float | str]]:
 def check_technique(technique: str) -> None:
     """Raises InputError for a technique whose activations nobody has counted."""
     if technique not in KEPT and technique not in KEPT_AS:
-        raise InputError(Problem(f"train.adapter: {technique}", "what it keeps for its backward pass is not known", "planish plan RECIPE --measure runs two steps"))
+        raise InputError(
+            Problem(f"train.adapter: {technique}", "what it keeps for its backward pass is not known", "planish plan RECIPE --measure runs two steps")
+        )
 
 
 def _base(shape: Shape, setup: Setup) -> Term:
@@ -244,4 +260,8 @@ def _temporary(shape: Shape, setup: Setup) -> Term:
     layer = setup.tokens * kept_bytes(shape, setup)
     casts = 2 * shape.linear if setup.technique == "full" and setup.precision != "fp32" else 0
     opened = WIDTH[setup.precision] * shape.hidden * shape.ffn if setup.technique == "qlora" else 0
-    return Term("temporary", layer + casts + opened, "one layer's activations again" + (", the weights cast to 16 bits" if casts else "") + (", one matrix" if opened else ""))
+    return Term(
+        "temporary",
+        layer + casts + opened,
+        "one layer's activations again" + (", the weights cast to 16 bits" if casts else "") + (", one matrix" if opened else ""),
+    )

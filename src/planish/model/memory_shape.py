@@ -18,7 +18,24 @@ from planish.model.targets import linear_layers, size
 from planish.model.trunk import frozen_depth
 
 KNOWN = {
-    *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi", "phi3", "smollm3", "olmo", "olmo2", "granite", "cohere", "stablelm", "starcoder2", "falcon"),
+    *(
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "phi",
+        "phi3",
+        "smollm3",
+        "olmo",
+        "olmo2",
+        "granite",
+        "cohere",
+        "stablelm",
+        "starcoder2",
+        "falcon",
+    ),
     *("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt"),
 }
 """Families of dense decoder layers: attention and one feed-forward part each. Experts, recurrent and hybrid layers keep other things."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from planish.errors import InputError, Problem
 from planish.model import adapter_folder, biases
-from planish.model.adapter_folder import BASE, CONFIG, TENSORS
+from planish.model.adapter_folder import BASE, CONFIG, TENSORS, shape_of
+from planish.model.bundled import identity
 from planish.model.load import load
 from planish.model.lora_folder import LoraFolder
 from planish.model.low_rank import tied_ends
@@ -119,6 +120,18 @@ def swap(model: nn.Module, folder: Path, base: Path) -> None:
     """Put another adapter of the same kind, rank and targets in the place of the model's. Raises InputError, the model unchanged, where it is of another base or shape."""
     adapter_folder.check_base(folder, base)
     adapter_folder.load(model, folder)
+
+
+def adopt(folder: Path, base: Path, out: Path) -> Path:
+    """A copy of an adapter that was made elsewhere and names its base by no hash, bound to this base. Raises InputError where its tensors do not fit the base."""
+    config = adapter_folder.read_config(folder)
+    adapter_folder.put(load(base, "fp32"), folder)
+    named = f"sha256:{identity(base)}"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": named}, indent=2) + "\n", encoding="utf-8")
+    (out / TENSORS).write_bytes((folder / TENSORS).read_bytes())
+    (out / BASE).write_text(json.dumps({"base": named, "trained_on": "unknown", "shape": shape_of(base)}, indent=2) + "\n", encoding="utf-8")
+    return out
 
 
 def combine(folders: list[Path], weights: list[float], out: Path) -> Path:

@@ -54,12 +54,16 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
         for number, one in enumerate(given["slices"]):
             own = _parameters(one.get("parameters"), f"{where}.slices[{number}].parameters", method, problems, left)
             problems += [
-                Problem(f"{where}.slices[{number}].{key}", "is not translated", "write sources and parameters") for key in one if key not in ("sources", "parameters")
+                Problem(f"{where}.slices[{number}].{key}", "is not translated", "write sources and parameters")
+                for key in one
+                if key not in ("sources", "parameters")
             ]
             sources = _sources(one.get("sources") or [], f"{where}.slices[{number}].sources", method, base, everywhere | own, problems, left)
             spec["slices"].append({"sources": sources} | ({"t": own["t"]} if "t" in own else {}))
             problems += [
-                Problem(f"{where}.slices[{number}].{key}", "may not differ by slice here", "set it once for all") for key in own if key in ("lambda", "normalize")
+                Problem(f"{where}.slices[{number}].{key}", "may not differ by slice here", "set it once for all")
+                for key in own
+                if key in ("lambda", "normalize")
             ]
     if problems:
         raise InputError(*dict.fromkeys(problems))

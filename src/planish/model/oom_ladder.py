@@ -91,7 +91,7 @@ class Descent:
         return any(lever.number not in AUTOMATIC for lever in self.levers)
 
 
-def descend(shape: Shape, setup: Setup, limit: float, *, factor: float = 1.0, consent: Collection[int] = tuple(NAMES)) -> Descent:
+def descend(shape: Shape, setup: Setup, limit: float, *, factor: float | None = None, consent: Collection[int] = tuple(NAMES)) -> Descent:
     """Pull levers until the upper end of the estimate is within `limit` bytes; then leave out those that the others made needless."""
     levers: list[Lever] = []
     now = setup
@@ -112,7 +112,7 @@ def descend(shape: Shape, setup: Setup, limit: float, *, factor: float = 1.0, co
     return Descent(tuple(levers), now, estimate(shape, now, factor=factor), True)
 
 
-def _fits(shape: Shape, setup: Setup, limit: float, factor: float) -> bool:
+def _fits(shape: Shape, setup: Setup, limit: float, factor: float | None) -> bool:
     return estimate(shape, setup, factor=factor).high <= limit
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from planish.data.batches import shared_order
 from planish.errors import InputError, Problem
 from planish.model.schedule import warmup_steps
 
@@ -39,6 +42,7 @@ class Plan:
     patience: int | None = None
     keep: Literal["best", "last"] = "last"
     ema: float | None = None
+    order: Literal["random", "shared"] = "random"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -85,11 +89,18 @@ def warnings(plan: Plan, usual_rate: float) -> list[str]:
     return found
 
 
-def batch_rows(plan: Plan, step: int) -> list[int]:
-    """The rows of a step, from the seeded permutation of its epoch."""
+def batch_rows(plan: Plan, step: int, classes: NDArray[np.int64] | None = None) -> list[int]:
+    """The rows of a step, from the seeded permutation of its epoch; with `classes` (N,), in the order in which rows that share a prefix meet (`data.batches`)."""
     epoch, at = divmod(step, plan.steps_per_epoch)
-    order = np.random.default_rng((plan.seed, epoch)).permutation(plan.rows)
+    order = _epoch_order(plan.rows, plan.batch_size, plan.seed, epoch, classes.tobytes() if classes is not None else None)
     return [int(row) for row in order[at * plan.batch_size : (at + 1) * plan.batch_size]]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(rows: int, batch_size: int, seed: int, epoch: int, classes: bytes | None) -> NDArray[np.int64]:
+    if classes is not None:
+        return shared_order(np.frombuffer(classes, np.int64), batch_size, seed, epoch)
+    return np.random.default_rng((seed, epoch)).permutation(rows)
 
 
 def named(rows: Seq[int], names: Seq[str]) -> list[str]:

@@ -30,6 +30,14 @@ class Rows:
     head: Head
     target: Tensor
     precision: str
+    class_head: nn.Module | None = None
+
+    def class_logits(self) -> Tensor:
+        """What a trained head of classes, of one value or of one reward says of each row: (R, classes). Differentiable. Raises ValueError without one."""
+        if self.class_head is None:
+            raise ValueError("the model has no head of its own")
+        found: Tensor = self.class_head(self.hidden)
+        return found
 
     def log_prob(self) -> Tensor:
         """ln p(target): (R,). Differentiable."""
@@ -122,6 +130,6 @@ def score(
     """Log-probabilities of the tree's scored tokens, and what else is asked of their rows; only they reach the LM head. Differentiable."""
     with autocast(precision, device):
         hidden = hidden_states(model, tree, device, trunk=trunk, way=way).index_select(0, torch.from_numpy(tree.scored_at).to(device))
-    rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision)
+    rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision, getattr(base_of(model), "class_head", None))
     weight, sequence, given = (torch.from_numpy(array).to(device) for array in (tree.weight, tree.sequence, tree.given))
     return Scored(None, weight, sequence, tree.sequences, rows, given)

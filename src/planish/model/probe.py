@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from planish.errors import InputError, Problem
+from planish.model.backbone import base_of
+from planish.model.class_head import pooled
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,21 @@ def fit(features: Tensor, labels: Seq[str], c: float = 1.0, *, known: Seq[str] =
 
     solver.step(closure)
     return Probe(weight.detach(), bias.detach(), names)
+
+
+@torch.no_grad()
+def fit_head(
+    model: nn.Module, rows: Seq[Seq[int]], labels: Seq[str], names: Seq[str], precision: str, device: torch.device | str = "cpu", *, c: float = 1.0
+) -> None:
+    """Put the best head for these rows into a model that has one and a frozen trunk: the trunk is run once, the fit is exact. `names` are the head's classes in their order.
+
+    Raises InputError for a label that the head has not, or has and no row shows.
+    """
+    head: Any = base_of(model).class_head
+    found = fit(pooled(model, rows, precision, device, head.pooling), labels, c, known=names)
+    order = [found.labels.index(name) for name in names]
+    head.linear.weight.copy_(found.weight[order])
+    head.linear.bias.copy_(found.bias[order])
 
 
 @dataclass(frozen=True)

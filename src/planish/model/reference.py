@@ -32,12 +32,12 @@ class StartingModel:
     """Gives the weighted log-probability of sequences under `model` as it is before training. `meaning` names that model: base, adapter to go on from, adapter.
 
     `path` holds one JSON line per sequence, its key a hash over meaning, precision, ids and weights; a line torn by a kill is computed anew. `computed` counts the
-    sequences that were not found there. Every rank must ask for the same sequences.
+    sequences that were not found there; without a path they are kept in memory alone. Every rank must ask for the same sequences.
     """
 
     model: nn.Module
     meaning: dict[str, Any]
-    path: Path
+    path: Path | None
     precision: str
     device: str = "cpu"
     micro_tokens: int = 4096
@@ -56,8 +56,8 @@ class StartingModel:
             part = waiting[start : start + AT_ONCE]
             found = dict(zip([key for key, _ in part], self._computed([sequence for _, sequence in part]), strict=True))
             known.update(found)
-            if self.ranks.first:
-                self._write(found)
+            if self.path is not None and self.ranks.first:
+                _write(self.path, found)
         self.computed += len(waiting)
         return [known[key] for key in keys]
 
@@ -80,17 +80,18 @@ class StartingModel:
 
     def _read(self) -> dict[str, float]:
         if self._known is None:
-            lines = self.path.read_bytes().decode("utf-8").split("\n") if self.path.is_file() else [""]
+            lines = self.path.read_bytes().decode("utf-8").split("\n") if self.path is not None and self.path.is_file() else [""]
             self._known = dict(json.loads(line) for line in lines[:-1])  # what stands behind the last line end was torn by a kill
             self.ranks.wait()  # no rank writes before all have read the same
-            if self.ranks.first and lines[-1]:
+            if self.path is not None and self.ranks.first and lines[-1]:
                 self.path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
         return self._known
 
-    def _write(self, found: dict[str, float]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write("".join(json.dumps(item) + "\n" for item in found.items()))
+
+def _write(path: Path, found: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as out:
+        out.write("".join(json.dumps(item) + "\n" for item in found.items()))
 
 
 def _base_alone(model: nn.Module, continued: bool) -> AbstractContextManager[Any]:

@@ -8,12 +8,15 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from planish.data.tree import Tree, pack
 from planish.model.checkpoint import State
 from planish.model.example import Example, Loss
+from planish.model.layout import shares_prefixes
 from planish.model.optimizer import trainable
 from planish.model.plan import Plan
 from planish.model.policy import Scored
@@ -29,6 +32,7 @@ class Work:
     plan: Plan
     ranks: Ranks
     forward: Forward
+    classes: NDArray[np.int64] | None = None  # (N,) which rows share a prefix, where the plan's order goes by it
 
 
 class Done(NamedTuple):
@@ -48,7 +52,7 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> D
     share = sum(example.share for example in examples)
     total, tokens, tokens_in = 0.0, 0, 0
     sums: dict[str, float] = {}
-    for tree, counts in micro_batches(examples, work.plan.micro_tokens, ranks):
+    for tree, counts in micro_batches(examples, work.plan.micro_tokens, ranks, shares_prefixes(model)):
         found = work.forward(tree)
         part = found.total / share * float(counts)
         scaler.scale(part * ranks.gradient_scale).backward()
@@ -62,7 +66,7 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> D
     total, all_tokens, all_tokens_in, *figures = ranks.total(total, tokens, tokens_in, *sums.values())
     if math.isfinite(total) and (math.isfinite(norm) or scaler.is_enabled()):  # the scale itself leaves out a step of infinite gradients, and falls
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)  # an adapter may let some tensors learn faster
         scaler.step(optimizer)
         if state.average is not None and math.isfinite(norm):
             state.average.update(model)
@@ -71,13 +75,13 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> D
     return Done(total, norm, int(all_tokens), int(all_tokens_in), dict(zip(sums, figures, strict=True)))
 
 
-def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks) -> list[tuple[Tree, bool]]:
+def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks, shared: bool = True) -> list[tuple[Tree, bool]]:
     """This rank's trees, and whether each counts: where all ranks must run equally many, one with fewer runs a tree again, times nothing."""
-    trees = [tree for _, tree in pack([example.sequences for example in ranks.mine(examples)], budget)]
+    trees = [tree for _, tree in pack([example.sequences for example in ranks.mine(examples)], budget, shared=shared)]
     counted = [(tree, True) for tree in trees]
     if not ranks.in_step:
         return counted
-    filler = trees[-1] if trees else next(pack([examples[0].sequences], budget))[1]
+    filler = trees[-1] if trees else next(pack([examples[0].sequences], budget, shared=shared))[1]
     return counted + [(filler, False)] * (ranks.most(len(trees)) - len(trees))
 
 
@@ -86,7 +90,7 @@ def validation(model: nn.Module, examples: Seq[Example], work: Work) -> tuple[fl
     share, total, sums = sum(example.share for example in examples), 0.0, dict[str, float]()
     model.eval()
     with torch.inference_mode():
-        for tree, counts in micro_batches(examples, 2 * work.plan.micro_tokens, work.ranks):
+        for tree, counts in micro_batches(examples, 2 * work.plan.micro_tokens, work.ranks, shares_prefixes(model)):
             found = work.forward(tree)
             total += found.total.item() * counts
             _add(sums, found, counts / share)

@@ -27,6 +27,11 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
+def transposed(modules: dict[str, nn.Module]) -> bool:
+    """Whether the matrices are kept the other way round, as GPT-2's are."""
+    return any(type(module).__name__ == "Conv1D" for module in modules.values())
+
+
 def size(module: Any) -> tuple[int, int]:
     """(in, out) of a matrix, as its maths has it and not as its storage does."""
     if isinstance(module, nn.Linear):

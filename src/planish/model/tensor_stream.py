@@ -21,8 +21,8 @@ from planish.errors import InputError, Problem, RunFailed
 
 MAX_HEADER = 16 * 2**20
 """Bytes. The format allows 100 MB; 16 MiB are the names of a hundred thousand tensors, and a parsed header takes ten times its bytes."""
-PIECE = 4 * 2**20
-"""Values of one piece: 16 MiB in fp32."""
+PIECE = 2**19
+"""Values of one piece: 2 MiB in fp32. A method holds a dozen such at once, beside 240 MiB of libraries, and all must stay below 0.4 GB."""
 SHARD = 5 * 10**9
 """Bytes of one file that is written."""
 

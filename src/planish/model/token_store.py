@@ -1,7 +1,8 @@
 """Tokenised rows on disk: made once for the same rows, tokenizer, template and options, read back as arrays that are never wholly in memory (MISSION K6).
 
 A folder holds, each in the machine's own little-endian numbers: `ids` (T,) int32, all sequences one after the other; `ends` (S,) int64, where each sequence ends in it;
-`spans` (P, 2) int64, the runs of scored tokens by their places in `ids`, with `span_weights` (P,) float32; `rows` (N,) int64, the number of sequences up to and with each
+`spans` (P, 2) int64, the runs of scored tokens by their places in `ids`, with `span_weights` (P,) float32; `given` (G,) float64, an objective's
+own numbers, and `given_ends` (S,) int64, where each sequence's end; `rows` (N,) int64, the number of sequences up to and with each
 row, with `shares` (N,) float64, its part of a step's divisor. `row_ids.txt` names the rows, one JSON string a line; `faults.jsonl` the rows that were refused, and why.
 """
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from planish.model.example import Example
 
 MANIFEST = "tokens.json"
-ARRAYS = {"ids": "<i4", "ends": "<i8", "spans": "<i8", "span_weights": "<f4", "rows": "<i8", "shares": "<f8"}
+ARRAYS = {"ids": "<i4", "ends": "<i8", "spans": "<i8", "span_weights": "<f4", "given": "<f8", "given_ends": "<i8", "rows": "<i8", "shares": "<f8"}
 
 
 class Fault(NamedTuple):
@@ -98,7 +99,9 @@ class TokenStore:
         first, last = int(self._span_ends[index - 1]) if index else 0, int(self._span_ends[index])
         for (start, stop), weight in zip(self._spans[first:last].tolist(), self._array("span_weights")[first:last].tolist(), strict=True):
             weights[start - begin : stop - begin] = weight
-        return Sequence(tuple(self.ids[begin:end].tolist()), tuple(weights.tolist()))
+        given_ends = self._array("given_ends")
+        given = self._array("given")[int(given_ends[index - 1]) if index else 0 : int(given_ends[index])]
+        return Sequence(tuple(self.ids[begin:end].tolist()), tuple(weights.tolist()), tuple(given.tolist()))
 
     @cached_property
     def _spans(self) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ from planish.store.objects import file_hash, write_folder
 if TYPE_CHECKING:
     from planish.model.example import Example
 
-FORMAT = 1
+FORMAT = 2
 """Of the key: raised when the same options come to mean other tokens."""
 CHUNK = 512
 """Rows tokenised together: enough for the batch to pay, few enough to stay in the processor's cache."""
@@ -101,7 +101,9 @@ def _chunk(how: How, items: list[Any]) -> _Part:
             faults.append(Fault(row.id, made.code, made.why))
             continue
         sequences, share = made
-        for ids, runs in sequences:
+        for ids, runs, given in sequences:
+            columns["given"] += given
+            columns["given_ends"].append(len(columns["given"]))
             begin = len(columns["ids"])
             columns["ids"] += ids
             columns["ends"].append(begin + len(ids))
@@ -114,7 +116,7 @@ def _chunk(how: How, items: list[Any]) -> _Part:
 
 
 _Runs = list[tuple[int, int, float]]
-_Encoded = tuple[list[tuple[list[int], _Runs]], float]
+_Encoded = tuple[list[tuple[list[int], _Runs, tuple[float, ...]]], float]
 
 
 def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refused]:
@@ -137,7 +139,7 @@ def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refu
         except Refused as why:
             yield why
             continue
-        yield [(part.ids, [(span.start, span.stop, span.weight) for span in part.spans]) for part in parts], sum(_share(part) for part in parts)
+        yield [(part.ids, [(span.start, span.stop, span.weight) for span in part.spans], ()) for part in parts], sum(_share(part) for part in parts)
 
 
 def _share(masked: Masked) -> float:
@@ -148,7 +150,7 @@ def _of_example(example: Example, max_length: int | None) -> _Encoded:
     longest = max(len(sequence.ids) for sequence in example.sequences)
     if max_length is not None and longest > max_length:
         raise Refused(RejectCode.ANSWER_TRUNCATED, f"{longest} tokens, max_length is {max_length}: an answer would be cut")
-    return [(list(sequence.ids), _runs(sequence.weights)) for sequence in example.sequences], example.share
+    return [(list(sequence.ids), _runs(sequence.weights), sequence.given) for sequence in example.sequences], example.share
 
 
 def _runs(weights: tuple[float, ...]) -> _Runs:
@@ -160,19 +162,27 @@ def _runs(weights: tuple[float, ...]) -> _Runs:
 
 def _write(folder: Path, chunks: Iterable[_Part], how: How) -> None:
     """Append each chunk to the files; places are moved on by what came before."""
-    counts = {"rows": 0, "sequences": 0, "tokens": 0, "scored": 0, "faults": 0}
+    counts = {"rows": 0, "sequences": 0, "tokens": 0, "scored": 0, "given": 0, "faults": 0}
     with ExitStack() as opened:
         files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in ARRAYS}
         names, faults = (opened.enter_context((folder / name).open("w", encoding="utf-8")) for name in ("row_ids.txt", "faults.jsonl"))
         for part in chunks:
             moved = part.arrays | {"ends": part.arrays["ends"] + counts["tokens"], "spans": part.arrays["spans"] + counts["tokens"]}
             moved["rows"] = part.arrays["rows"] + counts["sequences"]
+            moved["given_ends"] = part.arrays["given_ends"] + counts["given"]
             for name, values in moved.items():
                 files[name].write(values.astype(ARRAYS[name]).tobytes())
             names.writelines(f"{canonical_json(name)}\n" for name in part.row_ids)
             faults.writelines(f"{canonical_json(list(fault))}\n" for fault in part.faults)
             spans = part.arrays["spans"].reshape(-1, 2)
-            added = (len(part.row_ids), len(part.arrays["ends"]), len(part.arrays["ids"]), int((spans[:, 1] - spans[:, 0]).sum()), len(part.faults))
+            added = (
+                len(part.row_ids),
+                len(part.arrays["ends"]),
+                len(part.arrays["ids"]),
+                int((spans[:, 1] - spans[:, 0]).sum()),
+                len(part.arrays["given"]),
+                len(part.faults),
+            )
             counts = {name: counts[name] + more for name, more in zip(counts, added, strict=True)}
     (folder / MANIFEST).write_text(canonical_json({"counts": counts, "made_from": how.key}), encoding="utf-8")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from planish.data.tree import Sequence, build
+from planish.errors import Problem, RunFailed
 from planish.model import adapter_folder, merge
 from planish.model.backbone import base_of
 from planish.model.chat import Chat
@@ -19,6 +20,9 @@ from planish.model.load import load
 from planish.model.optimizer import trainable
 from planish.model.policy import score
 from planish.store.objects import file_hash
+
+MERGE_TOLERANCE = 1e-4
+"""Of the largest log-probability: what the rounding of fp32 leaves between a merged and an attached adapter, and no more."""
 
 
 def changed(model: nn.Module, start: Mapping[str, Tensor]) -> float:
@@ -88,3 +92,17 @@ def merged(base: Path, trained: Path, into: merge.Into = "original") -> nn.Modul
     if (trained / "model").is_dir():
         return load(trained / "model", "fp32")
     return merge.merged(base, trained / "adapter", into)
+
+
+def merged_and_checked(base: Path, trained: Path, rows: Seq[Sequence], into: merge.Into = "original") -> tuple[nn.Module, float]:
+    """The merged weights and how far their answers to a few rows are from those of the adapter beside its base, in nats.
+
+    Raises RunFailed beyond 1e-4 of the largest log-probability: then what was trained is not what would be served.
+    """
+    beside = outputs(open_trained(base, trained, "fp32", four_bit=into == "dequantised"), rows, "fp32")
+    model = merged(base, trained, into)
+    off = output_change(beside, outputs(model, rows, "fp32"))
+    if off > MERGE_TOLERANCE * max(1.0, float(beside.abs().max())):
+        why = f"merged, it answers {off:.1e} nats apart from the adapter beside its base"
+        raise RunFailed(Problem(str(trained), why, "serve the adapter beside its base and report this"))
+    return model, off

@@ -174,12 +174,12 @@ class _Below:
 
 
 def refuse_long(model: nn.Module, tokens: int, share: float) -> None:
-    """Raises InputError for fewer than one token, or where they fill more than `share` of the context."""
+    """Raises InputError for fewer than one token, or where they fill more than `share` of the context, or all of it."""
     context = _context(model)
-    if tokens < 1 or (context is not None and tokens >= share * context):
-        room = f"1 to {int(share * context) - 1}" if context is not None else "at least 1"
-        of = f" of a context of {context}" if context is not None else ""
-        raise InputError(Problem("adapter.tokens", f"{tokens} virtual tokens{of}", f"give {room}"))
+    most = None if context is None else min(int(share * context), context - 1)
+    if tokens < 1 or (most is not None and tokens > most):
+        of = "" if context is None else f" of a context of {context}"
+        raise InputError(Problem("adapter.tokens", f"{tokens} virtual tokens{of}", "give at least 1" if most is None else f"give 1 to {most}"))
 
 
 def tell_length(model: nn.Module, tokens: int) -> None:

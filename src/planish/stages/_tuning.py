@@ -14,24 +14,25 @@ from torch import nn
 
 from planish import shelf
 from planish.data import dataset
-from planish.data.task import Task
 from planish.errors import InputError, Problem, RunFailed
 from planish.events import EventType
 from planish.model import bundled, loop, trained
 from planish.model import precision as number_format
-from planish.model.chat import Chat, Refused
+from planish.model.chat import Chat
 from planish.model.checkpoint import Position
 from planish.model.curve import Step
 from planish.model.example import Example
+from planish.model.layout import layout_of
 from planish.model.load import load
 from planish.model.optimizer import trainable
 from planish.model.plan import Plan, make_plan, steps_within, warnings
 from planish.model.ranks import ALONE, Ranks, is_spread, placed, whole
+from planish.model.recompute import checkpoint_activations
 from planish.model.reference import StartingModel
 from planish.model.trunk import Trunk
 from planish.recipe import TrainSection
-from planish.rows import ChatRow, Row, RowBase
 from planish.stages._context import write_json
+from planish.stages._encoding import encode
 from planish.store.objects import file_hash
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ VALIDATION_ROWS = 128
 @dataclass(frozen=True)
 class Job:
     """One entry with everything it depends on, as plain values: other processes are handed it as JSON. `start` is an adapter folder to go on from, `work` keeps the
-    checkpoints, and the result is written to `out`."""
+    checkpoints, the result is written to `out`, and tokenised rows are kept under `tokens`."""
 
     section: dict[str, Any]
     base: str
@@ -50,6 +51,7 @@ class Job:
     dataset: str
     work: str
     out: str
+    tokens: str
 
 
 class Listener(Protocol):
@@ -90,8 +92,9 @@ def make_ready(job: Job, ranks: Ranks = ALONE) -> Ready:
     base = Path(job.base)
     data = dataset.read(Path(job.dataset))
     chat = Chat.load(base)
-    encoded, refused = encode(section, list(data.rows("train")), data.task, chat)
-    checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, chat)
+    tokens = Path(job.tokens) / (f"rank-{ranks.rank}" if ranks.world > 1 else "")
+    encoded, refused = encode(section, list(data.rows("train")), data.task, base, tokens)
+    checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
     if section.max_rows is not None:
         encoded = drawn(encoded, section.max_rows, section.seed)
     if len(encoded) < section.batch_size:
@@ -134,6 +137,8 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
 
     for text in warnings(plan, ready.usual_rate):
         warned(text)
+    if reason := layout_of(ready.model).reason:
+        warned(f"rows are padded, and prefixes that they share are computed for each: {reason}")
     trunk = _trunk(ready, section, Path(job.work), ranks, warned)
     position = loop.train(
         ready.model,
@@ -210,46 +215,16 @@ def drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
     return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
 
 
-def encode(section: TrainSection, rows: Sequence[Row], task: Task, chat: Chat) -> tuple[list[tuple[str, Example]], list[dict[str, str]]]:
-    """Rows as the objective's examples, with their ids; those it refuses are kept with their reason, never dropped in silence."""
-    encoder = shelf.call("objectives", section.objective.name, "encode", section.objective.options)
-    wanted = shelf.find("objectives", section.objective.name).load().ROW
-    _require_shape(section.objective.name, wanted, rows)
-    examples: list[tuple[str, Example]] = []
-    refused: list[dict[str, str]] = []
-    for row in rows:
-        try:
-            example: Example = encoder(row if isinstance(row, wanted) else task.conversation(row), chat)
-        except Refused as why:
-            refused.append({"row": row.id, "code": why.code, "why": why.why})
-            continue
-        longest = max(len(sequence.ids) for sequence in example.sequences)
-        if section.max_length is not None and longest > section.max_length:
-            refused.append({"row": row.id, "code": "too_long", "why": f"{longest} tokens, max_length is {section.max_length}; an answer is never cut"})
-        else:
-            examples.append((row.id, example))
-    return examples, refused
-
-
-def _require_shape(objective: str, wanted: type[RowBase], rows: Sequence[Row]) -> None:
-    """Raise InputError where an objective reads rows of its own shape and these are others; any row with a right answer can be made a dialogue."""
-    strange = [row for row in rows if not isinstance(row, wanted)]
-    if strange and wanted is not ChatRow:
-        shapes, shape = ", ".join(sorted({row.shape for row in strange})), wanted.model_fields["shape"].default
-        why = f"reads {shape} rows; {len(strange)} of {len(rows)} are {shapes}, the first is {strange[0].id}"
-        raise InputError(Problem(f"train.objective.{objective}", why, f"give {shape} rows, or choose an objective for {shapes} rows"))
-
-
 def _starting_model(model: nn.Module, section: TrainSection, job: Job, plan: Plan, device: str, ranks: Ranks) -> StartingModel:
     """Who gives an objective its reference log-probabilities."""
     meaning = {**_start(job), "adapter": section.adapter.model_dump(), "seed": section.seed}
-    work, micro = Path(job.work) / "reference.jsonl", plan.micro_tokens
-    return StartingModel(model, meaning, work, plan.precision, device, micro, ranks, continued=job.start is not None)
+    kept = Path(job.work) / "reference.jsonl" if job.work else None  # a test of an entry writes nothing
+    return StartingModel(model, meaning, kept, plan.precision, device, plan.micro_tokens, ranks, continued=job.start is not None)
 
 
 def _plan(section: TrainSection, examples: list[Example], rate: float, precision: number_format.Format) -> Plan:
     names = {"batch_size", "epochs", "warmup", "validations", "checkpoints", "micro_tokens", "schedule", "weight_decay", "clip", "seed"}
-    given = section.model_dump(include=names | {"optimizer", "patience", "keep", "ema"})
+    given = section.model_dump(include=names | {"optimizer", "patience", "keep", "ema", "order"})
     steps = section.max_steps
     if section.max_tokens is not None:
         steps = steps_within(section.max_tokens, sum(example.tokens for example in examples), len(examples), section.batch_size)
@@ -264,6 +239,8 @@ def _model(section: TrainSection, job: Job, precision: number_format.Format, dev
     model: nn.Module = shelf.call("adapters", section.adapter.name, "attach", section.adapter.options)(base)
     if job.start is not None:
         trained.load_adapter(model, Path(job.start))
+    if section.checkpoint_activations:
+        checkpoint_activations(model)
     return model.to(device)
 
 

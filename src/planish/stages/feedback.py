@@ -93,6 +93,8 @@ def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
     from ruamel.yaml import YAML
 
     plain = recipe.model_dump(mode="json", exclude_defaults=True) | {"recipe": 1, "parent": run_id}
+    if (own := recipe.resolve(Path(recipe.model))).is_dir():
+        plain["model"] = str(own.resolve())  # a folder beside the old recipe is not beside the new one
     plain["data"] = recipe.data.model_dump(mode="json", exclude_defaults=True) | {"path": "dataset"}
     with (folder / "next_recipe.yaml").open("w", encoding="utf-8") as out:
         YAML().dump(_short(plain), out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     recipe = context.recipe
     _refuse_leaks(inputs["prepare"])
     original = base = _base(recipe)
+    tokens = context.store.workspace / "tokens"
     start: Path | None = None
     last = len(recipe.train) - 1
     for index, section in enumerate(recipe.train):
@@ -73,7 +75,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
             label = "training" if last == 0 else f"training {index + 1} of {last + 1}"
 
             def fill(out: Path, section: TrainSection = section, base: Path = base, start: Path | None = start, work: Path = work, label: str = label) -> None:
-                job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out))
+                job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out), str(tokens))
                 _entry(context, section, job, label)
 
             if index == last:
@@ -152,7 +154,8 @@ def find_learning_rate(
     `sweep` are low, high and count of planish.model.lr_range. An entry after the first is tested on the base model, as what it starts from is made by the run.
     """
     section = recipe.train[entry]
-    ready = make_ready(Job(section.model_dump(mode="json"), str(_base(recipe)), None, str(prepared), "", ""))
+    with TemporaryDirectory() as tokens:
+        ready = make_ready(Job(section.model_dump(mode="json"), str(_base(recipe)), None, str(prepared), "", "", tokens))
     with progress.bar("learning-rate test", int(sweep.get("count", 100))) as advance:
 
         def on_step(rate: float, loss: float) -> None:

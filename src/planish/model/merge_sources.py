@@ -1,0 +1,145 @@
+"""The parents of a merge, opened: whole checkpoints and LoRA adapters alike give any stretch of any tensor in fp32, without a model ever being built."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from planish.errors import InputError, Problem
+from planish.model.lora_folder import LoraFolder
+from planish.model.tensor_stream import FLOATING, Entry, TensorFolder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not a checkpoint."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(Problem(str(path), "is missing", "give a folder in the Hugging Face layout")) from None
+    except (OSError, ValueError, RecursionError) as why:
+        raise InputError(Problem(str(path), f"is no JSON: {why}", "save it again")) from why
+    if not isinstance(found, dict):
+        raise InputError(Problem(str(path), "is no JSON object", "save it again"))
+    return found
+
+
+class Checkpoint:
+    """A model folder. `entries` are its tensors; an output matrix beside tied embeddings is left out, as transformers leaves it out.
+
+    Raises InputError, with every problem, for quantised or otherwise not floating weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = read_json(folder / "config.json")
+        self._tensors = TensorFolder(folder)
+        self.tied = bool(self.config.get("tie_word_embeddings"))
+        self.entries: dict[str, Entry] = {name: entry for name, entry in self._tensors.entries.items() if not (self.tied and name == "lm_head.weight")}
+        problems = [
+            Problem(f"{folder}: {name}", f"is {entry.dtype}, and only floating weights are merged", "merge the 16-bit checkpoints")
+            for name, entry in self.entries.items()
+            if entry.dtype not in FLOATING
+        ]
+        if self.config.get("quantization_config"):
+            problems.append(Problem(f"{folder}/config.json: quantization_config", "the weights are quantised", "merge the 16-bit checkpoints, then quantise"))
+        if problems:
+            raise InputError(*problems[:8])
+
+    @property
+    def layers(self) -> int:
+        """Transformer layers, as the configuration says."""
+        return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
+
+    def read(self, name: str, start: int, stop: int, base: Tensor | None = None) -> Tensor:
+        """Flat fp32 values; `base` is not needed."""
+        return self._tensors.read(name, start, stop)
+
+
+class Adapted:
+    """An adapter on the base: what merging it would give, formed for the rows asked for alone.
+
+    Raises InputError for an adapter that is no plain LoRA, and for weights that the base lacks or has in another shape.
+    """
+
+    def __init__(self, folder: Path, base: Checkpoint) -> None:
+        self.folder, self._base, self._lora = folder, base, LoraFolder(folder)
+        self.config, self.entries, self.tied, self.layers = base.config, base.entries, base.tied, base.layers
+        self._changed = set(self._lora.weights)
+        problems = []
+        for name in sorted(self._changed):
+            if name not in self.entries:
+                problems.append(Problem(f"{folder}: {name}", "is no weight of the base", "give the base it was trained on"))
+                continue
+            low, high = self._lora.pair(name.removesuffix(".weight"))
+            shape = (high.shape[0], low.shape[1])
+            shape = shape[::-1] if self._lora.config.get("fan_in_fan_out") else shape
+            if shape != self.entries[name].shape or high.shape[1] != low.shape[0]:
+                problems.append(Problem(f"{folder}: {name}", f"changes {shape}, the base has {self.entries[name].shape}", "give the base it was trained on"))
+        if problems:
+            raise InputError(*problems)
+
+    def read(self, name: str, start: int, stop: int, base: Tensor | None = None) -> Tensor:
+        """Flat fp32 values: the base's (`base`, where they are at hand) plus B A times the scaling."""
+        plain = self._base.read(name, start, stop) if base is None else base
+        if name not in self._changed:
+            return plain
+        left, right = _factors(self._lora, name.removesuffix(".weight"))
+        width = right.shape[1]
+        rows = slice(start // width, math.ceil(stop / width))
+        delta = (left[rows] @ right).reshape(-1)[start - rows.start * width :][: stop - start]
+        return plain + delta
+
+
+@lru_cache(maxsize=4)
+def _factors(lora: LoraFolder, module: str) -> tuple[Tensor, Tensor]:
+    """(rows, r) and (r, columns) of a weight's difference, scaled; the last few are kept while a large tensor goes by in pieces."""
+    low, high = lora.pair(module)
+    left, right = (low.T, high.T) if lora.config.get("fan_in_fan_out") else (high, low)
+    return left.contiguous() * lora.scaling(module), right.contiguous()
+
+
+Parent = Checkpoint | Adapted
+
+
+def open_parents(base: Path | None, models: list[Path]) -> tuple[Checkpoint | None, list[Parent]]:
+    """Base and models. Raises InputError with the problems of all of them at once."""
+    problems: list[Problem] = []
+    opened_base: Checkpoint | None = None
+    parents: list[Parent] = []
+    try:
+        if base is not None and is_adapter(base):
+            raise InputError(Problem(str(base), "is an adapter and cannot be the base", "name the model it was trained on"))
+        opened_base = None if base is None else Checkpoint(base)
+    except InputError as refused:
+        problems += refused.problems
+    for folder in models:
+        try:
+            if is_adapter(folder):
+                if opened_base is None:
+                    raise InputError(Problem(str(folder), "is an adapter, and no sound base is given", "name the base it was trained on: base: FOLDER"))
+                parents.append(Adapted(folder, opened_base))
+            else:
+                parents.append(Checkpoint(folder))
+        except InputError as refused:
+            problems += refused.problems
+    if problems:
+        raise InputError(*problems)
+    return opened_base, parents
+
+
+def sampled(parent: Parent, name: str, values: int = 16384) -> Tensor:
+    """A stretch from the middle of a tensor, fp32."""
+    size = parent.entries[name].size
+    start = max(0, (size - values) // 2)
+    return parent.read(name, start, min(size, start + values)).to(torch.float64)

@@ -1,0 +1,119 @@
+"""The train stage on preferences: references kept in the work folder, figures in the curve, a second stage measured against the first, and rows of the wrong shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import make_tiny
+
+from planish import pipeline
+from planish.errors import InputError
+from planish.model.curve import Step
+from planish.recipe import Recipe, TrainSection
+from planish.stages import _tuning
+from planish.stages._tuning import Job
+
+PAIRS = [{"prompt": f"review {n}: the sound", "chosen": f"good {n}", "rejected": f"bad phone {n}"} for n in range(120)]
+SINGLE = [{"prompt": f"review {n}: the sound", "completion": f"good {n}", "label": True} for n in range(120)]
+SECTION: dict[str, Any] = {"learning_rate": 1e-2, "max_steps": 24, "batch_size": 8, "validations": 2, "checkpoints": 2, "precision": "fp32"}
+
+
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.lines: list[Step] = []
+        self.said: list[str] = []
+
+    def event(self, type: object, body: dict[str, object], severity: str = "info") -> None:
+        """Not asked about here."""
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def begin(self, done: int, total: int) -> None:
+        """Not asked about here."""
+
+    def step(self, line: Step) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and the prepared data sets `pairs` and `single`."""
+    folder = tmp_path_factory.mktemp("home")
+    make_tiny(folder / "model", hidden=32)
+    for name, rows in (("pairs", PAIRS), ("single", SINGLE)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        head = f"recipe: 1\nmodel: model\ndata: {{path: {name}.jsonl, split: {{gold: 0.3, validation: 0.2}}}}\nbaseline: [prompt]\n"
+        text = head + "train:\n  - {objective: dpo, adapter: lora}\nevaluate: {scorers: [{judge: {model: m, url: http://127.0.0.1:1}}]}\n"
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+        outcome = pipeline.run(Recipe.load(folder / f"{name}.yaml"), workspace=folder / "space", until="prepare")
+        prepared = outcome.stages["prepare"].folder
+        assert prepared is not None
+        (folder / name).symlink_to(prepared)
+    return folder
+
+
+def job(home: Path, place: Path, data: str = "pairs", start: Path | None = None, **given: Any) -> Job:
+    """One entry with a LoRA of rank 4."""
+    section = TrainSection.model_validate({"adapter": {"lora": {"r": 4}}, **SECTION, **given})
+    paths = (str(home / "model"), str(start) if start else None, str((home / data).resolve()), str(place / "work"), str(place / "out"), str(place / "tokens"))
+    (place / "out").mkdir(parents=True)
+    return Job(section.model_dump(mode="json"), *paths)
+
+
+def test_dpo_runs_and_a_second_stage_starts_from_the_first(home: Path, tmp_path: Path) -> None:
+    """From ln 2 to pairs in order, held-out ones too. An entry that goes on from that adapter begins at ln 2 again: what it starts from is its reference."""
+    first, second = Heard(), Heard()
+    _tuning.tune(job(home, tmp_path / "a", objective="dpo"), first)
+    assert first.lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert first.lines[-1].loss < 0.5
+    assert first.lines[-1].validation_metrics["accuracy"] > 0.9
+    kept = (tmp_path / "a" / "work" / "reference.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(kept) >= 2 * 24
+    _tuning.tune(job(home, tmp_path / "b", start=tmp_path / "a" / "out" / "adapter", objective="dpo"), second)
+    assert second.lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert second.lines[0].metrics["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_rate_that_moves_nothing_is_said(home: Path, tmp_path: Path) -> None:
+    """P2 Bad: at a learning rate of 1e-9 the loss stays at ln 2, and the run says so and what to do."""
+    heard = Heard()
+    _tuning.tune(job(home, tmp_path, objective="dpo", learning_rate=1e-9), heard)
+    assert [text for text in heard.said if "stuck_at_ln2" in text]
+
+
+@pytest.mark.parametrize("objective", ["orpo", "simpo"])
+def test_the_others_run(objective: str, home: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    _tuning.tune(job(home, tmp_path, objective=objective), heard)
+    assert heard.lines[-1].loss < heard.lines[0].loss
+    assert not (tmp_path / "work" / "reference.jsonl").exists()
+
+
+def test_a_reward_model_runs(home: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    _tuning.tune(job(home, tmp_path, objective="reward", adapter={"head": {"kind": "reward", "unfreeze": 1}}), heard)
+    assert heard.lines[-1].loss < 0.5 < heard.lines[0].loss
+
+
+def test_rows_of_the_wrong_shape_are_refused(home: Path, tmp_path: Path) -> None:
+    """Pairs for kto, single answers for dpo; p6: answers of one kind alone."""
+    for place, data, objective, why in (("a", "pairs", "kto", "reads unpaired rows"), ("b", "single", "dpo", "reads preference rows")):
+        with pytest.raises(InputError, match=why):
+            _tuning.tune(job(home, tmp_path / place, data, objective=objective), Heard())
+    with pytest.raises(InputError, match="are marked good"):
+        _tuning.tune(job(home, tmp_path / "c", "single", objective="kto"), Heard())
+
+
+def test_the_test_of_an_entry_writes_no_reference(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning-rate test has no work folder: its references stay in memory."""
+    monkeypatch.chdir(tmp_path)
+    _tuning.make_ready(replace(job(home, tmp_path / "a", objective="dpo"), work=""))
+    assert not list(tmp_path.rglob("reference.jsonl"))
