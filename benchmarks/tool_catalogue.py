@@ -1,7 +1,7 @@
 """Rows under one tool catalogue: at least 5x TRL, 16 rows of 100 tokens a step under a shared 1,000.
 
-Run: python benchmarks/tool_catalogue.py. LoRA r 16, one step by each side's own training call. SmolLM2's widths with 6 of its 30 layers and 6/30 of its vocabulary, so that the head
-keeps its share of the work (--layers 30 for all); random weights and ids. TRL has no prefix sharing: it computes the catalogue 16 times.
+Run: python benchmarks/tool_catalogue.py. LoRA r 16, one step by each side's own training call. SmolLM2's widths with 6 of its 30 layers and 6/30 of its vocabulary, so that the
+head keeps its share of the work (--layers 30 for all); random weights and ids. TRL has no prefix sharing: it computes the catalogue 16 times.
 """
 
 from __future__ import annotations

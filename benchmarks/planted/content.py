@@ -86,7 +86,6 @@ _KINDS = [
         (Expected("class_rare", (), "complaint"),),
         Ask(labels=(*sound_rows.LABELS, "complaint")),
         also=("class_imbalance",),
-        limit="no check is told the declared labels, only those that rows have",
     ),
 ]
 

@@ -14,7 +14,7 @@ from planish.data.table import Table
 from planish.data.task import Task, infer, make, row_shape
 from planish.errors import InputError, MissingExtra, Problem
 from planish.recipe import TaskShape, Use
-from planish.rows import RejectedRow, canonical_json
+from planish.rows import NoteCode, RejectedRow, canonical_json
 from planish.shelf import shelf
 from planish.stages._examined import conversations, run_check, says
 from planish.store.objects import write_atomic
@@ -69,6 +69,8 @@ def check_rows(
     found: dict[str, CheckResult] = {}
     skipped: dict[str, str] = {}
     made = _task(task, reading)
+    if absent := sorted(set(labels or ()) - {key.label for key in reading.accepted.keys}):
+        found["labels"] = CheckResult(findings=tuple(map(_absent, absent)))
     asked = checks if checks is not None else [Use(name=name) for name in shelf("checks")]
     for use in sorted(asked, key=lambda use: says(use.name, "AFTER_SPLIT")):
         try:
@@ -86,6 +88,11 @@ def check_rows(
         if why is not None:
             skipped[use.name] = why
     return Checked(reading.counts, made, reading.rejected, found, skipped, lines)
+
+
+def _absent(label: str) -> Finding:
+    why, fix = f'no row is labelled "{label}", which is declared', "add rows of it, or take it out of the labels"
+    return Finding(row_id=None, code=NoteCode.CLASS_RARE, severity="warn", why=why, fix=fix)
 
 
 def _no_chat() -> Any:

@@ -38,6 +38,7 @@ class EventType(StrEnum):
     TRAIN_CHECKPOINT = "train.checkpoint"
     TRAIN_RESUMED = "train.resumed"
     TRAIN_WARNED = "train.warned"
+    TRAIN_OOM_RETRY = "train.oom_retry"
     TRAIN_CURVE = "train.curve"
     TRAIN_STOPPED_EARLY = "train.stopped_early"
     EVAL_SCORED = "eval.scored"

@@ -99,7 +99,7 @@ def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, whe
     own = memory_shape.trained(model, section.adapter.name, options)
     micro, length, scored = micro_batch(recipe, section, folder)
     setup = Setup(
-        section.adapter.name,
+        "qlora" if section.four_bit and section.adapter.name == "lora" else section.adapter.name,
         own.count,
         micro,
         length,
@@ -110,6 +110,7 @@ def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, whe
         trained_layers=own.layers,
         rank=int(options.get("r", oom_ladder.LORA_RANK)) if section.adapter.name in ("lora", "dora") else None,
         device=where.kind,
+        checkpointed=section.checkpoint_activations,
     )
     factor = remembered(setup)
     found = memory.estimate(shape, setup, factor=factor)

@@ -126,6 +126,7 @@ class TrainSection(Section):
 
     objective: Objective
     adapter: Adapter = Use(name="lora")
+    four_bit: bool = False
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

@@ -83,9 +83,9 @@ def test_dpo_runs_and_a_second_stage_starts_from_the_first(home: Path, tmp_path:
 
 
 def test_a_rate_that_moves_nothing_is_said(home: Path, tmp_path: Path) -> None:
-    """P2 Bad: at a learning rate of 1e-9 the loss stays at ln 2, and the run says so and what to do."""
+    """P2 Bad: at a learning rate of 1e-6 the loss stays at ln 2, and the run says so and what to do."""
     heard = Heard()
-    _tuning.tune(job(home, tmp_path, objective="dpo", learning_rate=1e-9), heard)
+    _tuning.tune(job(home, tmp_path, objective="dpo", learning_rate=1e-6), heard)
     assert [text for text in heard.said if "stuck_at_ln2" in text]
 
 

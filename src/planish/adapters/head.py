@@ -13,6 +13,8 @@ from planish.model.described import describe
 
 LEARNING_RATE = 1e-3
 MERGES = False
+HEAD = True
+"""It trains a head: only an objective that reads one gives it a gradient."""
 
 
 def attach(

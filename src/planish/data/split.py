@@ -41,7 +41,7 @@ class Split(Noun):
         _refuse_absent(counts)
         left = set(rows.ids)
         assignment = {row_id: name for row_id, name in self.assignment.items() if row_id not in left}
-        shares = {name: counts[name].total() / max(1, len(assignment)) for name in SPLITS}
+        shares = {str(name): counts[name].total() / max(1, len(assignment)) for name in SPLITS}
         kept = {name: dict(sorted(count.items())) for name, count in counts.items()}
         return Split(assignment=assignment, shares=shares, counts=kept, seed=self.seed, findings=self.findings)
 
@@ -50,7 +50,7 @@ class Split(Noun):
         assignment = self.assignment | dict.fromkeys(rows.ids, "gold")
         counts = self.counts | {"gold": dict(sorted(Counter(_label(row) for row in rows.keys).items()))}
         _refuse_absent({name: Counter(count) for name, count in counts.items()})
-        shares = {name: sum(counts[name].values()) / len(assignment) for name in SPLITS}
+        shares = {str(name): sum(counts[name].values()) / len(assignment) for name in SPLITS}
         return Split(assignment=assignment, shares=shares, counts=counts, seed=self.seed, findings=self.findings)
 
 
@@ -178,13 +178,13 @@ def _in_order(units: list[_Unit], seed: int, times: Mapping[str, str | float] | 
     missing = [row.id for unit in units for row in unit.rows if row.id not in times]
     if missing:
         raise InputError(Problem("data.split.time_by", f"{len(missing)} rows have no time, the first is {missing[0]}", "give every row its time"))
-    return sorted(units, key=lambda unit: (max(times[row.id] for row in unit.rows), unit.key))  # type: ignore[type-var]
+    return sorted(units, key=lambda unit: (max(times[row.id] for row in unit.rows), unit.key))
 
 
 def _by_time(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
     """Train from the oldest on, then validation, gold the newest; each side closes once it has its share of the rows."""
     total, chosen, done = sum(len(unit.rows) for unit in units), list[SplitName](), 0
-    sides = [name for name in ("train", "validation", "gold") if name in targets]
+    sides = [name for name in SPLITS if name in targets]  # train, validation, gold
     ends = [total * sum(targets[side] for side in sides[: index + 1]) for index in range(len(sides))]
     for unit in units:
         middle = done + len(unit.rows) / 2

@@ -24,10 +24,10 @@ AUTOMATIC = (1, 2, 3, 4)
 KEYS = {
     1: "train.micro_tokens: {tokens}",
     2: "nothing to write: planish always does",
-    3: "nothing to write: planish does it where memory asks",
+    3: "train.checkpoint_activations: true",
     4: "train.precision: bf16",
     5: "train.adapter: {{lora: {{r: {rank}}}}}",
-    6: "train.adapter: qlora (LoRA r={rank} on a base in NF4)",
+    6: "train.four_bit: true, adapter: {{lora: {{r: {rank}}}}}",
     7: "train.optimizer: {optimizer}, adapter rank {rank}",
     8: "train.max_length: {length} (rows are split or dropped, no answer is cut)",
 }

@@ -61,8 +61,8 @@ def save(model: Any, chat: Chat, folder: Path, base: Path) -> None:
         adapter_folder.write(model, folder / "adapter", base)
     else:
         model.save_pretrained(folder / "model", safe_serialization=True)
-        chat.tokenizer.save_pretrained(folder / "model")  # a whole model: exporters and other tools open it by itself
-    chat.tokenizer.save_pretrained(folder / "tokenizer")
+        chat.save(folder / "model")  # a whole model: exporters and other tools open it by itself
+    chat.save(folder / "tokenizer")
 
 
 def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"], *, four_bit: bool = False) -> nn.Module:

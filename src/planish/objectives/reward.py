@@ -18,6 +18,8 @@ from planish.model.policy import Scored
 from planish.rows import PreferenceRow
 
 ROW = PreferenceRow
+HEAD = True
+"""It reads a head on the model: adapter head."""
 
 
 def encode(row: PreferenceRow, chat: Chat) -> Example:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -14,13 +15,16 @@ from torch import nn
 
 from planish import shelf
 from planish.data import dataset
+from planish.data.tree import Sequence
 from planish.errors import InputError, Problem, RunFailed
 from planish.events import EventType
 from planish.model import bundled, loop, trained
 from planish.model import precision as number_format
+from planish.model.account import account
 from planish.model.chat import Chat
 from planish.model.checkpoint import Position
 from planish.model.curve import Step
+from planish.model.described import warnings_of
 from planish.model.example import Example
 from planish.model.layout import layout_of
 from planish.model.load import load
@@ -36,6 +40,8 @@ from planish.stages._encoding import encode
 from planish.store.objects import file_hash
 
 T = TypeVar("T")
+PROBES = 4
+"""Training rows that are asked before and after training: an adapter that changes no answer of theirs does nothing."""
 VALIDATION_ROWS = 128
 """Validation during training is a sample of this size: it steers, it proves nothing."""
 
@@ -121,9 +127,14 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
     ready = make_ready(job, ranks)
     section, base, plan = TrainSection.model_validate(job.section), Path(job.base), ready.plan
     start = {name: parameter.detach().clone() for name, parameter in trainable(ready.model).items()}
-    total, own = sum(p.numel() for p in ready.model.parameters()), sum(tensor.numel() for tensor in start.values())
-    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, "trainable": own, "parameters": total, "refused": len(ready.refused)})
-    listener.say(f"  {plan.steps} steps over {plan.rows} rows, {own:,} of {total:,} parameters trained ({own / total:.2%}), {plan.precision}")
+    said = None if is_spread(ready.model) else trained.outputs(ready.model, _asked(ready), plan.precision, ready.device)
+    counted = account(ready.model)
+    counts = {"trainable": counted.trainable, "parameters": counted.base, "formula": counted.formula, "bytes": counted.bytes}
+    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, **counts, "refused": len(ready.refused)})
+    listener.say(
+        f"  {plan.steps} steps over {plan.rows} rows, {counted.trainable:,} of {counted.base:,} parameters trained ({counted.share:.2%}), {plan.precision}"
+    )
+    listener.say(f"  trained: {counted.formula} = {counted.trainable:,}, {counted.bytes / 1e6:.1f} MB")
 
     def warned(text: str) -> None:
         listener.event(EventType.TRAIN_WARNED, {"what": text}, "warning")
@@ -135,7 +146,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
             listener.say(f"  going on after step {position.step}")
         listener.begin(position.step, plan.steps)
 
-    for text in warnings(plan, ready.usual_rate):
+    for text in (*warnings(plan, ready.usual_rate), *warnings_of(ready.model)):
         warned(text)
     if reason := layout_of(ready.model).reason:
         warned(f"rows are padded, and prefixes that they share are computed for each: {reason}")
@@ -169,11 +180,11 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
     if not ranks.first:
         return
     moved = trained.changed(model, start)
-    if moved == 0:
-        raise RunFailed(
-            Problem("train", "no trained weight changed: the adapter does nothing", "raise learning_rate or steps, and look at the gradient norms"),
-            reason_code="adapter_did_nothing",
-        )
+    other = None if said is None else trained.output_change(said, trained.outputs(model, _asked(ready), plan.precision, ready.device))
+    if moved == 0 or other == 0:
+        why = "no trained weight changed" if moved == 0 else "the trained weights changed and no answer did"
+        fix = "raise learning_rate or steps, and look at the gradient norms"
+        raise RunFailed(Problem("train", f"{why}: the adapter does nothing", fix), reason_code="adapter_did_nothing")
     folder = Path(job.out)
     trained.save(model, ready.chat, folder, base)
     (folder / "metrics.jsonl").write_bytes((Path(job.work) / "metrics.jsonl").read_bytes())
@@ -185,8 +196,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
             "adapter": section.adapter.model_dump(),
             "base": bundled.identity(base),
             "template": ready.chat.template_hash,
-            "trainable": own,
-            "parameters": total,
+            **counts,
             "tokens_computed": position.tokens,
             "tokens_in": sum(example.tokens for example in ready.examples),
             "steps_done": position.step,
@@ -194,6 +204,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE) -> None:
             "best_validation": position.best,
             "best_step": position.best_step,
             "weight_change": moved,
+            "output_change": other,
             "rows": len(ready.examples),
             "refused": ready.refused,
         },
@@ -210,9 +221,14 @@ def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
     return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
 
 
-def drawn(items: Sequence[T], count: int, seed: int) -> list[T]:
+def drawn(items: Seq[T], count: int, seed: int) -> list[T]:
     """At most `count` of the items, drawn over all of them: the first rows of a file are often of one kind."""
     return list(items) if len(items) <= count else random.Random(seed).sample(list(items), count)
+
+
+def _asked(ready: Ready) -> list[Sequence]:
+    """A few rows whose answers are compared before and after."""
+    return [sequence for example in ready.examples[:PROBES] for sequence in example.sequences]
 
 
 def _starting_model(model: nn.Module, section: TrainSection, job: Job, plan: Plan, device: str, ranks: Ranks) -> StartingModel:
@@ -235,7 +251,7 @@ def _model(section: TrainSection, job: Job, precision: number_format.Format, dev
     """The base with its adapter: a new one from the section's seed, or the one of `job.start`."""
     torch.manual_seed(section.seed)
     kept: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"  # under fp16 the frozen base stays fp32 and its products are made in fp16
-    base = load(Path(job.base), kept, trained=section.adapter.name == "full", device=device)
+    base = load(Path(job.base), kept, trained=section.adapter.name == "full", device=device, four_bit=section.four_bit)
     model: nn.Module = shelf.call("adapters", section.adapter.name, "attach", section.adapter.options)(base)
     if job.start is not None:
         trained.load_adapter(model, Path(job.start))

@@ -63,7 +63,7 @@ def open_tuned(recipe: Recipe, trained: Path) -> Tuned:
     """The base model with what training made of it."""
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     precision = number_format.choose(recipe.train[-1].precision)
-    return Tuned(open_trained(base, trained, precision), Chat.load(base), precision)
+    return Tuned(open_trained(base, trained, precision, four_bit=recipe.train[-1].four_bit), Chat.load(base), precision)
 
 
 def score_gold(context: Context, tuned: Tuned, gold: Gold) -> EvalReport:

@@ -40,7 +40,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     write_json(folder / "drift_check.json", [found.model_dump(mode="json") for found in checks])
 
 
-def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id: str, advance: Advance = lambda _: None) -> Noun:
+def check(deployment: Deployment, store: Store, detector: dict[str, Any], run_id: str, advance: Advance = lambda *_: None) -> Noun:
     """Ask the endpoint again and record the verdict; evidence is carried from the checks before, so that many looks cost no more false alarms than one."""
     gold = read_gold(store, run_id, "observe", Path(deployment.config["dataset"]))
     promoted = read_reports(Path(deployment.config["package"]))[deployment.config["file"]]

@@ -49,10 +49,32 @@ def preflight(recipe: Recipe, store: Store) -> None:
         except InputError as refused:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
+        problems += _unfit(recipe, index)
     if problems:
         raise InputError(*problems)
-    if any(section.optimizer == "adamw_8bit" for section in recipe.train):
+    if any(section.optimizer == "adamw_8bit" or section.four_bit for section in recipe.train):
         require("bitsandbytes", extra="4bit")
+
+
+def _unfit(recipe: Recipe, index: int) -> list[Problem]:
+    """What does not go together in an entry, or from it to the next."""
+    section, where = recipe.train[index], f"train[{index}]"
+    adapter, objective = (shelf.find(name, use.name).load() for name, use in (("adapters", section.adapter), ("objectives", section.objective)))
+    found = []
+    if getattr(adapter, "HEAD", False) != getattr(objective, "HEAD", False):
+        needs = "trains no head" if getattr(adapter, "HEAD", False) else "needs a head: adapter: head"
+        why = f"{section.objective.name} {needs}, and the adapter is {section.adapter.name}"
+        found.append(Problem(f"{where}.adapter", why, "a head is trained by an objective that reads it (reward), anything else by another adapter"))
+    if section.four_bit and section.adapter.name == "full":
+        found.append(Problem(f"{where}.four_bit", "weights that are trained themselves cannot be kept in 4 bits", "take an adapter, or leave four_bit out"))
+    if index + 1 < len(recipe.train) and recipe.train[index + 1].adapter != section.adapter and not adapter.MERGES:
+        why = f"{section.adapter.name} cannot be merged into the model that the next entry starts from"
+        found.append(Problem(f"{where}.adapter", why, "give both entries the same adapter, or one that merges: " + ", ".join(_merging())))
+    return found
+
+
+def _merging() -> list[str]:
+    return [name for name, one in shelf.shelf("adapters").items() if one.load().MERGES]
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:

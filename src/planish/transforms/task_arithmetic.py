@@ -10,7 +10,9 @@ from planish.model.task_vectors import combine, deltas, per_model
 from planish.model.tensor_stream import Pieces, of_whole
 
 
-def transform(base: Tensor | None, models: Sequence[Tensor], *, weight: float | list[float] | None = None, lambda_: float = 1.0, normalize: bool = False) -> Tensor:
+def transform(
+    base: Tensor | None, models: Sequence[Tensor], *, weight: float | list[float] | None = None, lambda_: float = 1.0, normalize: bool = False
+) -> Tensor:
     """base + lambda sum w_i (theta_i - base), fp32; with `normalize` divided by the sum of the weights.
 
     Raises InputError without a base and where the weights are not one a model.

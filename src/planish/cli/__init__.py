@@ -1,0 +1,46 @@
+"""The command line: the same functions as from Python, each printing for people, or JSON with --json."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from planish.cli import gold, line, models, records, rows  # noqa: F401
+from planish.cli.options import app as app
+from planish.cli.rows import CONVERTS_TO as CONVERTS_TO
+from planish.errors import PlanishError
+
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 it failed while running, 2 the input or recipe is wrong and nothing was run, 3 a gate said no."""
+    # threads that spin long at a barrier starve each other when another process wants a core; must be set before torch loads
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    try:
+        status = app(standalone_mode=False)
+    except PlanishError as refused:
+        _fail(refused)
+    except Exception as failed:
+        if type(failed).__module__.startswith(("click", "typer")) and hasattr(failed, "show"):
+            failed.show()
+            sys.exit(2)
+        if isinstance(failed, OSError):
+            from planish.store.objects import disk_error
+
+            if isinstance(full := disk_error(failed, Path(failed.filename or "disk")), PlanishError):
+                _fail(full)
+        raise
+    if status == INTERRUPTED:
+        typer.echo("interrupted; give the same command again to go on", err=True)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(refused: PlanishError) -> None:
+    for problem in refused.problems:
+        typer.echo(str(problem), err=True)
+    sys.exit(refused.exit_code)

@@ -1,0 +1,82 @@
+"""Verbs over models: the memory that a recipe needs, merging, what a curve says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planish.cli.options import HERE, Json, RecipePath, Workspace, app
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    device: Annotated[str | None, typer.Option(help='A device to plan for, as "RTX 4090"; this machine without it.')] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory to plan for, as 24GB.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Run two steps on this machine and compare; later plans are corrected by it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what training takes in memory, term by term, whether it fits, and the cheapest change that makes it fit.
+
+    Example: planish plan recipe.yaml --device "RTX 4090"
+    """
+    from dataclasses import asdict
+
+    from planish import plan as planning
+    from planish.recipe import Recipe
+
+    if measure:
+        probed = planning.measure(Recipe.load(recipe), planning.machine(device, memory))
+        typer.echo(json.dumps([asdict(one) for one in probed], indent=1) if as_json else planning.probed_text(probed))
+        return
+    planned = planning.plan(Recipe.load(recipe), planning.machine(device, memory))
+    typer.echo(json.dumps(planning.as_json(planned), indent=1) if as_json else planning.text(planned))
+
+
+@app.command()
+def merge(
+    config: Annotated[Path, typer.Argument(help="What to merge: a YAML file of ours, or mergekit's.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")] = Path("merged"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the parents and say what it would take; nothing is written.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge models or adapters of one base, tensor by tensor: soup, slerp, task_arithmetic, ties, dare, passthrough.
+
+    Example: planish merge merge.yaml --out merged
+    """
+    from planish import merge as merging
+    from planish.progress import Terminal
+
+    spec, untranslated = merging.load(config)
+
+    def made() -> merging.MergeForecast | merging.MergeReport:
+        if dry_run:
+            return merging.forecast(spec, config.parent)
+        return merging.merge_models(spec, out, relative_to=config.parent, untranslated=untranslated, progress=Terminal())
+
+    done = made()
+    typer.echo(json.dumps(done.model_dump(mode="json"), indent=1) if as_json else merging.text(done))
+
+
+@app.command()
+def diagnose(
+    run: Annotated[str, typer.Argument(help="A run's id, the beginning of one, last, or a metrics.jsonl.")] = "last",
+    workspace: Workspace = HERE,
+    as_json: Json = False,
+) -> None:
+    """Say in words what a training curve shows, with its evidence and the next action; a run that still trains too.
+
+    Example: planish diagnose last
+    """
+    from planish import diagnose as doctor
+
+    found = doctor.of(run, workspace)
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+    typer.echo(json.dumps(doctor.as_json(found), indent=1) if as_json else doctor.text(found, plain=plain))
