@@ -59,6 +59,7 @@ def _hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
 @lru_cache(maxsize=1)
 def _encoder(folder: Path) -> tuple[Any, Any]:
     transformers = require("transformers", extra="train")
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer, transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
 
