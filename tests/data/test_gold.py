@@ -10,7 +10,7 @@ import pytest
 
 from planish.data import gold, task
 from planish.errors import InputError
-from planish.rows import LabelRow, Origin, RejectCode
+from planish.rows import LabelRow, Origin
 
 TRIAGE = task.classification(["bad", "good"])
 
@@ -77,11 +77,3 @@ def test_a_file_that_is_no_gold_set_is_refused(tmp_path: Path, text: str) -> Non
 def test_d10_fewer_than_30_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="29 gold rows; at least 30"):
         gold.build(_rows(29), TRIAGE)
-
-
-def test_d10_overlap_names_the_rows() -> None:
-    """Row t1 is gold row 007's text in other case and spacing, with another label: still gold's question."""
-    where = Origin(file="f", line=1, sha256="")
-    train = [LabelRow(id="t1", origin=where, text="  TEXT   7 ", label="bad"), LabelRow(id="t2", origin=where, text="Text 77", label="bad")]
-    (finding,) = gold.overlap(gold.build(_rows(), TRIAGE), train, TRIAGE)
-    assert (finding.row_id, finding.see, finding.code) == ("t1", "007", RejectCode.GOLD_OVERLAP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planish.data.normalise import messages_key, normalised, question_key
+from planish.data.normalise import normalised, question_key
 from planish.data.table import keys_of
 from planish.rows import ChatRow, LabelRow, Message, Origin, PromptCompletionRow, Row, TextRow
 
@@ -46,8 +46,3 @@ def _chat(*contents: str) -> ChatRow:
 def test_d5_keys(one: Row, other: Row, same_row: bool, same_input: bool) -> None:
     assert (keys_of(one).duplicate == keys_of(other).duplicate) is same_row
     assert (question_key(one) == question_key(other)) is same_input
-
-
-def test_prompts_compare_by_role_and_content() -> None:
-    assert messages_key([Message(role="user", content="Hi ")]) == messages_key([Message(role="user", content="hi")])
-    assert messages_key([Message(role="user", content="hi")]) != messages_key([Message(role="system", content="hi")])

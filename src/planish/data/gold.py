@@ -9,11 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from planish.data.finding import Finding
-from planish.data.normalise import messages_key
 from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.rows import GoldSet, RejectCode, Row, Sample, canonical_json, content_hash
+from planish.rows import GoldSet, Row, Sample, canonical_json, content_hash
 from planish.store.objects import write_atomic
 
 MIN_ROWS = 30
@@ -61,18 +59,6 @@ def read(path: Path) -> GoldSet:
     if len(gold.samples) < MIN_ROWS:
         raise _too_few(str(path), len(gold.samples))
     return gold
-
-
-def overlap(gold: GoldSet, train: Iterable[Row], task: Task) -> list[Finding]:
-    """Every training row that asks what a gold sample asks (normalised, whatever its answer), with the sample's id in `see`."""
-    known = {messages_key(sample.messages): sample.id for sample in reversed(gold.samples)}
-    findings = []
-    for row in train:
-        sample = known.get(messages_key(task.asked(row).messages))
-        if sample is not None:
-            why = f"asks what gold sample {sample} asks"
-            findings.append(Finding(row_id=row.id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=why, fix="leave it out of training", see=sample))
-    return findings
 
 
 def _sample(row: Row, task: Task, slices: Sequence[str]) -> Sample:

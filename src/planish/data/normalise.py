@@ -75,17 +75,6 @@ def question_key(row: Row) -> bytes:
     return digest(row.shape, fields(row).question)
 
 
-def messages_key(messages: Sequence[Message]) -> bytes:
-    """The roles and normalised contents of a prompt."""
-    return digest("messages", _turns(messages))
-
-
-def text_of(row: Row) -> str:
-    """All text of a row, for what reads it as a whole (near duplicates, language, personal data)."""
-    question, answer = fields(row)
-    return "\n".join((*question, *answer))
-
-
 def _turns(messages: Sequence[Message]) -> tuple[str, ...]:
     """Role and content of each turn, and its calls where it makes any."""
     parts: list[str] = []
