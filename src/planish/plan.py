@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import platformdirs
+from typing import Any
 
 from planish import plan_probe
 from planish.errors import InputError, Problem, did_you_mean
 from planish.model import memory, oom_ladder
+from planish.model.calibration import remember, remembered
+from planish.model.machine import USABLE, Machine
+from planish.model.machine import here as this_machine
 from planish.model.memory import GB, Estimate, Setup, Shape
-from planish.recipe import Recipe, TrainSection
-from planish.rows import content_hash
-from planish.store.objects import write_atomic
+from planish.recipe import Recipe, TrainSection, bytes_of
 
 DEVICES = {
     "RTX 3060": 12, "RTX 3090": 24, "RTX 4060": 8, "RTX 4070": 12, "RTX 4080": 16, "RTX 4090": 24, "RTX 5090": 32,
     "T4": 16, "L4": 24, "A10": 24, "L40S": 48, "A100 40GB": 40, "A100 80GB": 80, "H100": 80, "H200": 141,
 }  # fmt: skip
 """Memory of common devices in GB, as their makers state it."""
-USABLE = 0.95
-"""What of a device's stated memory a process gets: the rest is its driver's and what fragmentation keeps."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where it is to run: bytes that training may take there."""
-
-    name: str
-    kind: Literal["cpu", "cuda"]
-    bytes: float
 
 
 @dataclass(frozen=True)
@@ -68,14 +52,13 @@ def machine(device: str | None, size: str | None) -> Machine:
         if found is None:
             raise InputError(Problem("--device", f'"{device}" is not in the table', did_you_mean(device, DEVICES) + "; or give --memory 24GB"))
         return Machine(found, "cuda", DEVICES[found] * GB * USABLE)
-    here = _here()
+    this = this_machine()
     if size is None:
-        return here
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB|MiB)\s*", size, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise InputError(Problem("--memory", f'"{size}" is no size', "write 24GB, or 512MB"))
-    unit = {"gb": 1e9, "gib": 2**30, "mb": 1e6, "mib": 2**20}[match[2].lower()]
-    return Machine(f"{size.strip()} of memory", here.kind, float(match[1]) * unit)
+        return this
+    try:
+        return Machine(f"{size.strip()} of memory", this.kind, float(bytes_of(size)))
+    except ValueError:
+        raise InputError(Problem("--memory", f'"{size}" is no size', "write 24GB, or 512MB")) from None
 
 
 def plan(recipe: Recipe, where: Machine) -> list[Planned]:
@@ -89,32 +72,14 @@ def plan(recipe: Recipe, where: Machine) -> list[Planned]:
 
 
 def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, where: Machine) -> Planned:
-    from planish.model import memory_shape, precision
+    from planish.model import entry_memory
 
-    memory.check_technique(section.adapter.name)
-    shape, model = memory_shape.read(folder)
-    options = dict(section.adapter.options)
-    if section.adapter.name == "head" and options.get("kind", "classification") == "classification" and not options.get("labels"):
-        options["labels"] = recipe.data.labels or ["a", "b"]
-    own = memory_shape.trained(model, section.adapter.name, options)
-    micro, length, scored = micro_batch(recipe, section, folder)
-    setup = Setup(
-        "qlora" if section.four_bit and section.adapter.name == "lora" else section.adapter.name,
-        own.count,
-        micro,
-        length,
-        scored,
-        accumulation=math.ceil(section.batch_size / micro),
-        precision=precision.for_training(section.precision, where.kind) if where.kind == "cpu" else _on_gpu(section),
-        optimizer=section.optimizer,
-        trained_layers=own.layers,
-        rank=int(options.get("r", oom_ladder.LORA_RANK)) if section.adapter.name in ("lora", "dora") else None,
-        device=where.kind,
-        checkpointed=section.checkpoint_activations,
-    )
+    found = entry_memory.sized(section, folder, recipe.data.labels)
+    setup = entry_memory.setup_of(section, found.trained, micro_batch(recipe, section, folder), where.kind)
     factor = remembered(setup)
-    found = memory.estimate(shape, setup, factor=factor)
-    return Planned(number, shape, setup, own.formula, found, oom_ladder.descend(shape, setup, where.bytes, factor=factor), where, factor)
+    estimate = memory.estimate(found.shape, setup, factor=factor)
+    descent = oom_ladder.descend(found.shape, setup, where.bytes, factor=factor)
+    return Planned(number, found.shape, setup, found.trained.formula, estimate, descent, where, factor)
 
 
 def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[int, int, int]:
@@ -133,39 +98,6 @@ def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[in
     if max(lengths) > micro * length:
         micro, length = 1, max(lengths)
     return micro, length, max(1, math.ceil(length * measured.share))
-
-
-def _on_gpu(section: TrainSection) -> memory.Precision:
-    return "bf16" if section.precision == "auto" else section.precision
-
-
-def _here() -> Machine:
-    """This machine: its GPU's memory, or what of its own is free now, within the limit of a container."""
-    import torch
-
-    if torch.cuda.is_available():
-        return Machine(torch.cuda.get_device_name(0), "cuda", torch.cuda.get_device_properties(0).total_memory * USABLE)
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        stated = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text(encoding="utf-8"))
-        free = int(stated[1]) * 1024 if stated else free
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        free = min(free, int(text))
-    return Machine("this machine", "cpu", float(free))
-
-
-def _memory_of(setup: Setup) -> Path:
-    """Where the factor of such a setup on this machine is kept: by processor, kind, technique, precision and checkpointing."""
-    what = [platform.machine(), platform.node(), setup.device, setup.technique, setup.precision, setup.checkpointed]
-    return platformdirs.user_cache_path("planish") / "memory" / f"{content_hash(what)}.json"
-
-
-def remembered(setup: Setup) -> float | None:
-    """Measured over predicted of such a setup on this machine, from an earlier probe."""
-    path = _memory_of(setup)
-    return float(json.loads(path.read_text(encoding="utf-8"))["factor"]) if path.is_file() else None
 
 
 def text(planned: list[Planned]) -> str:
@@ -192,7 +124,7 @@ def _text(one: Planned) -> str:
         "  the cheapest change that fits:" if one.descent.fits else f"  nothing makes it fit; the smallest takes {size(one.descent.estimate.high)}, with:"
     )
     for lever in last_of_each(one.descent.levers):
-        leave = "by itself" if lever.number in oom_ladder.AUTOMATIC else "asks you: it is another experiment"
+        leave = "by itself" if lever.kind in oom_ladder.AUTOMATIC else "asks you: it is another experiment"
         lines.append(f"    lever {lever.number} {lever.name} ({leave}): {lever.change}")
     if one.descent.fits:
         lines.append(f"  then the peak is {size(one.descent.estimate.total)}, up to {size(one.descent.estimate.high)} (estimated)")
@@ -201,7 +133,7 @@ def _text(one: Planned) -> str:
 
 def last_of_each(levers: tuple[oom_ladder.Lever, ...]) -> list[oom_ladder.Lever]:
     """A lever that was pulled several times, as it stands in the end."""
-    return list({lever.number: lever for lever in levers}.values())
+    return list({lever.kind: lever for lever in levers}.values())
 
 
 def as_json(planned: list[Planned]) -> list[dict[str, Any]]:
@@ -224,7 +156,7 @@ def as_json(planned: list[Planned]) -> list[dict[str, Any]]:
                 "fits": one.descent.fits,
                 "asks": one.descent.asks,
                 "total": one.descent.estimate.total,
-                "levers": [lever.event() | {"automatic": lever.number in oom_ladder.AUTOMATIC, "recipe": lever.change} for lever in one.descent.levers],
+                "levers": [lever.event() | {"automatic": lever.kind in oom_ladder.AUTOMATIC, "recipe": lever.change} for lever in one.descent.levers],
             },
         }
         for one in planned
@@ -256,7 +188,7 @@ def measure(recipe: Recipe, here: Machine) -> list[Probed]:
 
     Raises InputError for another machine than this one, and RunFailed where it does not fit.
     """
-    if here.name != _here().name:
+    if here.name != this_machine().name:
         raise InputError(Problem("--measure", f"runs on this machine, not on {here.name}", "leave out --device and --memory"))
     from planish.model import bundled
 
@@ -284,27 +216,34 @@ def _known(number: int, recipe: Recipe, section: TrainSection, folder: Path, her
 
 def _unknown(recipe: Recipe, section: TrainSection, folder: Path, here: Machine) -> Setup:
     """What a probe needs to know of an entry whose sizes cannot be planned."""
-    from planish.model import precision
+    from planish.model import entry_memory
 
-    chosen = precision.for_training(section.precision, here.kind)
-    return Setup(section.adapter.name, 0, *micro_batch(recipe, section, folder), precision=chosen, optimizer=section.optimizer, device=here.kind)
+    return entry_memory.setup_of(section, None, micro_batch(recipe, section, folder), here.kind)
 
 
 def compared(number: int, planned: Planned | None, peak: plan_probe.Peak) -> Probed:
     """Predicted against measured; the factor between them is kept in the user's cache where it tells something."""
     if planned is None:
         return Probed(number, None, peak, None)
-    plain = memory.estimate(planned.shape, planned.setup)
-    fluid = sum(plain.bytes(name) for name in ("activations", "logits", "temporary"))
-    fixed = plain.total - plain.bytes("process") - fluid
-    predicted = planned.estimate.total - plain.bytes("process") + peak.process
-    measured = peak.steps - peak.process - fixed
-    if fluid < TELLING * predicted or measured <= 0:
+    found = memory.estimate(planned.shape, planned.setup)
+    predicted = planned.estimate.total - found.bytes("process") + peak.process
+    factor = factor_of(planned.shape, planned.setup, peak)
+    if factor is None or _fluid(found) < TELLING * predicted:
         return Probed(number, predicted, peak, None)
-    path = _memory_of(planned.setup)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"factor": measured / fluid, "measured": peak.steps, "predicted": predicted}).encode())
-    return Probed(number, predicted, peak, measured / fluid)
+    remember(planned.setup, factor, measured=peak.steps, predicted=predicted)
+    return Probed(number, predicted, peak, factor)
+
+
+def factor_of(shape: Shape, setup: Setup, peak: plan_probe.Peak) -> float | None:
+    """Measured over predicted of activations, logits and temporaries; None where the weights and their state alone were predicted higher than the peak."""
+    found = memory.estimate(shape, setup)
+    fluid = _fluid(found)
+    measured = peak.steps - peak.process - (found.total - found.bytes("process") - fluid)
+    return measured / fluid if measured > 0 and fluid else None
+
+
+def _fluid(found: Estimate) -> float:
+    return sum(found.bytes(name) for name in ("activations", "logits", "temporary"))
 
 
 def probed_text(probed: list[Probed]) -> str:

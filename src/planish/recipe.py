@@ -60,6 +60,17 @@ def _duration(given: Any) -> int:
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
+def bytes_of(given: Any) -> int:
+    """Bytes from `6 GB`, `512MB`, `2 GiB`, or a number of bytes. Raises ValueError for anything else."""
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return given
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GB|GiB|MB|MiB)", str(given).strip(), re.IGNORECASE)
+    size = int(float(match[1]) * {"gb": 10**9, "gib": 2**30, "mb": 10**6, "mib": 2**20}[match[2].lower()]) if match else 0
+    if size == 0:
+        raise ValueError("a size is a number with GB, GiB, MB or MiB: 6 GB")
+    return size
+
+
 def _rule(given: Any) -> str:
     try:
         rules.parse(str(given))
@@ -70,6 +81,7 @@ def _rule(given: Any) -> str:
 
 Duration = Annotated[int, BeforeValidator(_duration)]
 Rule = Annotated[str, BeforeValidator(_rule)]
+Bytes = Annotated[int, BeforeValidator(bytes_of)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -121,6 +133,14 @@ class LaunchSection(Section):
     shard: Literal["ddp", "fsdp"] = "ddp"
 
 
+class ReplaySection(Section):
+    """General rows among the task's, so that it forgets less: a share of the rows, weighted so that it is the same share of the loss. `rows` is `general` (text and
+    exchanges that every machine has), `self` (the base's own answers to general questions), or the path of rows (MISSION C5)."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    rows: str = "general"
+
+
 class TrainSection(Section):
     """One stage of training; the objective and the adapter bring their own keys. The next entry of the list starts from what this one made."""
 
@@ -148,7 +168,10 @@ class TrainSection(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoints: Annotated[int, Field(ge=0)] = 10
     checkpoint_activations: bool = False
-    trunk_cache_mb: Annotated[int, Field(ge=0)] = 0
+    trunk_cache_mb: Annotated[int, Field(ge=0)] | None = None
+    memory_limit: Bytes | None = None
+    on_out_of_memory: list[Literal["lora", "qlora", "adamw_8bit", "lower_rank", "drop_rows"]] = []
+    replay: ReplaySection | None = None
     seed: int = 42
     launch: LaunchSection = LaunchSection()
 
@@ -162,16 +185,51 @@ class TrainSection(Section):
         return self
 
 
-class EvaluateSection(Section):
-    """How answers are judged, and the text on which general ability is measured before and after."""
+class ConstraintSection(Section):
+    """The form that every answer must have; one of the four (MISSION E3). What cannot be held is refused by name before anything is asked."""
 
-    scorers: Annotated[list[Scorer], Field(min_length=1)] = [Use(name="label")]
-    general: list[Literal["held_out_text", "chat_exchanges"]] = ["held_out_text", "chat_exchanges"]
+    choice: list[str] | None = None
+    regex: str | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ConstraintSection:
+        if len(self.model_fields_set) != 1 or next(iter(self.model_dump(exclude_none=True)), None) is None:
+            raise ValueError("give exactly one of choice, regex, json_schema and grammar")
+        return self
+
+
+class DecodingSection(Section):
+    """How answers are made, the same in baselines, evaluation, compression and serving; what is left out is the task's own. `temperature` 0 is greedy (MISSION E2)."""
+
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] | None = None
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    constraint: ConstraintSection | None = None
+
+
+class EvaluateSection(Section):
+    """How answers are judged, by the task's own scorer where none is named, and the text on which general ability is measured before and after."""
+
+    scorers: list[Scorer] = []
+    general: list[Literal["held_out_text", "chat_exchanges", "reasoning", "instructions"]] = ["held_out_text", "chat_exchanges"]
+    general_rows: Path | None = None
+    general_tasks: list[str] = []
+    decoding: DecodingSection = DecodingSection()
+    screen: Rule | None = None
 
 
 class CompressSection(Section):
-    """What is made of the model that passed, each scored again on the same gold."""
+    """What is made of the model that passed, each scored again on the same gold. `merge` is where an adapter trained on a base in 4 bits goes: into the original 16-bit base, or
+    into what the 4-bit one stands for (MISSION A5)."""
 
+    merge: Literal["original", "dequantised"] = "original"
     export: list[Exporter] = []
     gate: list[Rule] = ["quality_retained >= 0.97"]
 
@@ -202,15 +260,16 @@ class FeedbackSection(Section):
 
 
 class Recipe(Section):
-    """The whole line. `source` is the file it was read from; paths in it are relative to that file."""
+    """The whole line. `source` is the file it was read from; paths in it are relative to that file. Baselines, scorers and gate that it leaves out are its task's
+    (`planish.data.task.filled`)."""
 
     recipe: Literal[1]
     model: str
     data: DataSection
-    baseline: list[Solver] = [Use(name="majority"), Use(name="prompt"), Use(name="few_shot"), Use(name="classifier")]
+    baseline: list[Solver] = []
     train: list[TrainSection] = []
     evaluate: EvaluateSection = EvaluateSection()
-    gate: list[Rule] = ["label.macro_f1 > best_baseline.label.macro_f1", "general.next_token_accuracy >= base.general.next_token_accuracy - 0.03"]
+    gate: list[Rule] | None = None
     compress: CompressSection | None = None
     serve: ServeSection | None = None
     observe: ObserveSection | None = None

@@ -239,7 +239,10 @@ class RejectedRow(Noun):
 
 
 class Sample(Noun):
-    """One row of a gold set: what is asked (with the tools on offer), what is right, and the slices it counts in."""
+    """One row of a gold set: what is asked (with the tools on offer), what is right, and the slices it counts in.
+
+    `pair`: the better and the worse continuation of a preference row, turn by turn; None, and no part of the hash, for any other.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -247,6 +250,7 @@ class Sample(Noun):
     tools: tuple[dict[str, Any], ...] = ()
     slices: dict[str, str] = {}
     group: str | None = None
+    pair: Annotated[tuple[tuple[Message, ...], tuple[Message, ...]] | None, Field(exclude_if=lambda pair: pair is None)] = None
 
 
 class GoldSet(Noun):

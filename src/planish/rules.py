@@ -3,6 +3,10 @@
     rule      = metric operator (metric [("+" | "-") number] | number)
     operator  = ">" | ">=" | "<" | "<="
     metric    = dotted name: label.macro_f1, best_baseline.label.macro_f1, base.general.next_token_accuracy, quality_retained
+              | "worst_slice(" key ")." dotted name, against a number: worst_slice(label).label.accuracy >= 0.6
+
+A worst slice is judged on the slices of that key with at least 20 rows: it reaches a bar when the bound of every one does, and misses it when one lies
+below, corrected for how many there are (`evidence.slices.worst`).
 
 Two measured metrics compare by the paired 95 % interval of their difference, which must lie wholly on the required side (`a >= b - m`: its lower
 end at or above -m); a metric against a number by the one-sided 95 % bound. A metric that is missing fails its rule: none stands in for another."""
@@ -21,9 +25,12 @@ from planish.scores import Comparison, Metric, RuleResult
 Operator = Literal[">", ">=", "<", "<="]
 OPERATORS: dict[str, Operator] = {">": ">", ">=": ">=", "<": "<", "<=": "<="}
 TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|(?P<name>[A-Za-z_][\w-]*(?:\.[\w-]+)*)"
+    r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])|(?P<name>(?:worst_slice\([^()]+\)\.)?[A-Za-z_][\w-]*(?:\.[\w-]+)*)"
     r"|(?P<operator>[<>=!]+)|(?P<sign>[+-])|(?P<other>\S))"
 )
+WORST_SLICE = re.compile(r"worst_slice\(\s*(?P<key>[^()]*[^()\s])\s*\)\.(?P<metric>.+)")
+OF_THE_SET = frozenset({"macro_f1", "micro_f1", "bleu", "chrf", "perplexity"})
+"""Metrics of a whole set, whatever the scorer: no slice has them."""
 GRAMMAR = 'write "metric > metric", "metric >= metric - 0.03" or "metric >= 0.9" with one of > >= < <='
 
 
@@ -83,13 +90,20 @@ def parse(text: str, *, where: str = "gate") -> Rule:
         raise refuse("it compares twice", "write two rules")
     metric, operator = tokens[0][1], OPERATORS[tokens[1][1]]
     reference, offset = _right_side(tokens[2:], refuse)
+    _slices_are_judged_alone(metric, reference, refuse)
     if reference is not None and not _same_metric(metric, reference):
         raise refuse("the two sides are different metrics", "compare one metric of two systems: label.macro_f1 > best_baseline.label.macro_f1")
     return Rule(" ".join(text.split()), metric, operator, reference, offset)
 
 
 class _Refuse(Protocol):
-    def __call__(self, why: str) -> InputError: ...
+    def __call__(self, why: str, fix: str = GRAMMAR) -> InputError: ...
+
+
+def sliced(name: str) -> tuple[str, str] | None:
+    """`worst_slice(label).label.accuracy` to ("label", "label.accuracy"); None for any other name."""
+    found = WORST_SLICE.fullmatch(name)
+    return None if found is None else (found["key"], found["metric"])
 
 
 def _right_side(tokens: list[tuple[str, str]], refuse: _Refuse) -> tuple[str | None, float]:
@@ -106,6 +120,18 @@ def _right_side(tokens: list[tuple[str, str]], refuse: _Refuse) -> tuple[str | N
     if not tokens:
         raise refuse("nothing follows the comparison")
     raise refuse(f'cannot read "{" ".join(words)}" after the comparison')
+
+
+def _slices_are_judged_alone(metric: str, reference: str | None, refuse: _Refuse) -> None:
+    """A worst slice has a key, a per-row metric, and a number on the other side."""
+    if not (metric.startswith("worst_slice") or (reference or "").startswith("worst_slice")):
+        return
+    part = sliced(metric)
+    if part is None or reference is not None:
+        why = "a worst slice is compared with a number" if reference is not None else "a worst slice needs its key and its metric"
+        raise refuse(why, "write worst_slice(label).label.accuracy >= 0.6")
+    if part[1].rpartition(".")[2] in OF_THE_SET:
+        raise refuse(f"{part[1]} is a figure of the whole set, not a mean over rows", "judge a slice by accuracy, exact or another per-row score")
 
 
 def _same_metric(left: str, right: str) -> bool:
@@ -126,7 +152,8 @@ def decide(rule: Rule, facts: Facts) -> RuleResult:
         if found is None:
             return RuleResult(rule=rule.text, passed=False, why=f"{name} was not measured; {did_you_mean(name, facts.names())}")
         if not math.isfinite(found.value):
-            return RuleResult(rule=rule.text, passed=False, why=f"{name} is {found.value}: undefined, so the rule fails")
+            because = f" ({found.method})" if found.method else ""
+            return RuleResult(rule=rule.text, passed=False, why=f"{name} is {found.value}: undefined, so the rule fails{because}")
     if rule.reference is None:
         return _against_constant(rule, facts)
     comparison = facts.comparison(rule.metric, rule.reference)
@@ -144,7 +171,8 @@ def _against_constant(rule: Rule, facts: Facts) -> RuleResult:
     assert metric is not None  # decide looked
     low, high = facts.bound(rule.metric, "lower"), facts.bound(rule.metric, "upper")
     side, bound = ("lower", low) if rule.operator in (">", ">=") else ("upper", high)
-    why = f"{metric.value:.3f} on {metric.n} rows, one-sided 95 % {side} bound {bound:.3f}, required {rule.operator} {rule.offset:g}"
+    which = f" ({metric.method})" if sliced(rule.metric) else ""
+    why = f"{metric.value:.3f} on {metric.n} rows{which}, one-sided 95 % {side} bound {bound:.3f}, required {rule.operator} {rule.offset:g}"
     return _result(rule, _outcome(rule.operator, low, high, rule.offset), why)
 
 

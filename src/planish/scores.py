@@ -49,6 +49,7 @@ class Comparison(Noun):
     n: int
     p_value: float | None = None
     test: str = ""  # "paired bootstrap 10000", "exact McNemar"
+    p_holm: float | None = None  # corrected for all comparisons of its verdict
 
 
 class EvalReport(Noun):
@@ -76,6 +77,16 @@ class RuleResult(Noun):
         return "pass" if self.passed else "undecided" if self.undecided else "fail"
 
 
+class Standing(Noun):
+    """One system of a verdict: what it scores, what an answer costs, where it is worst. None is "not measured", never 0."""
+
+    system: str
+    metric: Metric
+    seconds_per_answer: float | None = None  # the whole pass over the gold set, fitting included, by its rows
+    worst_slice: str | None = None
+    worst: Metric | None = None
+
+
 class Verdict(Noun):
     """What the gate says, in a word, a sentence and its rules."""
 
@@ -84,4 +95,5 @@ class Verdict(Noun):
     ship: str  # the name of the system to ship
     rules: list[RuleResult]
     comparisons: list[Comparison] = []
+    systems: list[Standing] = []  # the candidate first
     rows_needed: int | None = None  # gold rows that would decide, where the decision is need_more_gold (MISSION D10)

@@ -9,11 +9,14 @@ import pytest
 
 from planish.data import dataset, gold, task
 from planish.data.dataset import Correction, Dataset, feedback_version
+from planish.data.feedback import convert
 from planish.data.finding import CheckResult, Finding
 from planish.data.split import SplitName, divide
 from planish.data.table import Table
+from planish.data.task import make
 from planish.errors import InputError
-from planish.rows import LabelRow, Origin, RejectCode, RejectedRow
+from planish.recipe import TaskShape
+from planish.rows import LabelRow, Message, Origin, PreferenceRow, RejectCode, RejectedRow
 
 TRIAGE = task.classification(["bad", "good"])
 REJECTED = [RejectedRow(file="f", line=201, row_id=None, code=RejectCode.BAD_JSON, why="w", fix="f", raw="é{")]
@@ -160,8 +163,55 @@ def test_l5_the_next_version_keeps_every_stored_row_where_it_was(tmp_path: Path)
     assert (following.manifest.version, following.manifest.parents) == (2, (made.sha256,))
 
 
-def test_l5_corrections_of_another_task_are_refused(tmp_path: Path) -> None:
-    made = _made(tmp_path)
-    chat = Dataset(made.folder, made.manifest.model_copy(update={"task": task.make("chat")}))
-    with pytest.raises(InputError, match="not converted yet"):
-        feedback_version(chat, [])
+ASKED = (Message(role="user", content="Oslo?"),)
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "corrected", "target"),
+    [
+        ("qa", "[1] Ada wrote.\n[2] Bob read.\n\nwho wrote?", "Ada [1]", "Ada [1]"),
+        ("qa", "who wrote?", "Ada", "Ada"),
+        (
+            "extraction",
+            "Oslo or Oslo",
+            '[{"type": "city", "text": "Oslo"}, {"type": "city", "text": "Oslo"}]',
+            '[{"text":"Oslo","type":"city"},{"text":"Oslo","type":"city"}]',
+        ),
+        ("extraction", "in Oslo", '{"city": "Oslo"}', '{"city":"Oslo"}'),
+        ("summarization", "long", "short", "short"),
+        ("reasoning", "1 + 1?", "it is 2", "it is 2"),
+        ("chat", "Oslo?", "Cold.", "Cold."),
+        ("tools", "Oslo?", '[{"name": "weather", "arguments": {"city": "Oslo"}}]', '[{"arguments":{"city":"Oslo"},"name":"weather"}]'),
+        ("preference", "Oslo?", "Cold.", "Cold."),
+    ],
+)
+def test_l5_a_correction_becomes_a_row_of_its_task(shape: TaskShape, text: str, corrected: str, target: str) -> None:
+    """MISSION L5: the row asks what was served, the instruction aside, and its right answer is the correction; of a preference, a pair against what was served."""
+    made = make(shape)
+    given = Correction(log_id="1", text=text, corrected=corrected, messages=ASKED, tools=(WEATHER,) if shape == "tools" else (), served="Warm.")
+    [row] = convert([], {}, made, [given]).rows
+    asked = made.asked(row)
+    assert asked.target == target
+    assert made.text_of(asked.messages[-1].content) == text
+    assert row.extra["log_id"] == "1"
+    if isinstance(row, PreferenceRow):
+        assert row.rejected == (Message(role="assistant", content="Warm."),)
+    again = convert([row], {row.id: "train"}, made, [given])
+    assert [refused.code for refused in again.rejected] == [RejectCode.DUPLICATE]
+
+
+@pytest.mark.parametrize(
+    ("shape", "corrected", "code"),
+    [
+        ("extraction", "no JSON", RejectCode.BAD_JSON),
+        ("extraction", '[{"type": "city", "text": "Rome"}]', RejectCode.SPAN_OUT_OF_RANGE),
+        ("tools", '[{"name": "clock", "arguments": {}}]', RejectCode.TOOL_UNKNOWN),
+        ("preference", "Warm.", RejectCode.CHOSEN_EQUALS_REJECTED),
+    ],
+)
+def test_l5_a_correction_that_is_no_row_is_kept_with_its_reason(shape: TaskShape, corrected: str, code: RejectCode) -> None:
+    given = Correction(log_id="1", text="in Oslo", corrected=corrected, messages=ASKED, tools=(WEATHER,), served="Warm.")
+    grown = convert([], {}, make(shape), [given])
+    assert [refused.code for refused in grown.rejected] == [code]
+    assert not grown.rows

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from planish.data import task
+from planish.data.citations import passages
 from planish.errors import InputError
+from planish.recipe import EvaluateSection, Recipe
 from planish.rows import (
     ChatRow,
     Entity,
@@ -104,7 +106,7 @@ CALL = Message(role="assistant", content="", tool_calls=(ToolCall(name="weather"
         (
             "qa",
             QuestionRow(id="1", origin=WHERE, question="who?", answer="Ada", documents=("d1", "d2")),
-            QA + "d1\n\nd2\n\nwho?",
+            QA + "[1] d1\n[2] d2\n\nwho?",
             "Ada",
         ),
         (
@@ -134,6 +136,40 @@ def test_d11_what_each_shape_asks(shape: str, row: Row, prompt: str, target: str
     dialogue = made.conversation(row)
     assert task.said(dialogue.messages[-1]) == target
     assert dialogue.messages[:-1] == asked.messages
+
+
+def test_numbered_documents_are_the_passages_that_citation_reads() -> None:
+    """MISSION B3: what the prompt numbers is what an answer cites, and a question without documents is asked alone."""
+    row = QuestionRow(id="1", origin=WHERE, question="who?", answer="Ada", documents=("Ada wrote.", "Bob read.\nTwice."))
+    assert passages([task.make("qa").asked(row).messages[0].content]) == {1: "Ada wrote.", 2: "Bob read.\nTwice."}
+    assert task.make("qa", (), "").asked(row.model_copy(update={"documents": ()})).messages[0].content == "who?"
+
+
+RECIPE = Recipe.model_validate({"recipe": 1, "model": "m", "data": {"path": "x"}})
+
+
+def test_d11_what_a_recipe_leaves_out_is_its_tasks() -> None:
+    """MISSION D11: scorer, baselines and gate follow the shape; perplexity is better when lower; a gate that was emptied stays empty."""
+    qa, pairs = task.filled(RECIPE, "qa"), task.filled(RECIPE, "preference")
+    assert [use.name for use in qa.evaluate.scorers] == ["exact"]
+    assert {"prompt", "few_shot"} <= {use.name for use in qa.baseline} <= set(task.KINDS["qa"].baselines) - task.BY_NAME_ONLY
+    assert qa.gate == ["exact.exact > best_baseline.exact.exact", task.FORGETTING]
+    assert pairs.gate is not None
+    assert pairs.gate[0] == "pair_accuracy.accuracy > best_baseline.pair_accuracy.accuracy"
+    labels = task.filled(RECIPE, "classification")
+    assert {"majority", "prompt", "few_shot", "classifier"} <= {use.name for use in labels.baseline}
+    own = RECIPE.model_copy(update={"evaluate": EvaluateSection.model_validate({"scorers": ["perplexity"], "general": []}), "gate": None})
+    assert task.filled(own, "chat").gate == ["perplexity.bits_per_byte < best_baseline.perplexity.bits_per_byte"]
+    assert task.filled(RECIPE.model_copy(update={"gate": []}), "chat").gate == []
+
+
+def test_d11_everything_in_a_recipe_that_says_nothing_about_the_shape_is_named_at_once() -> None:
+    """MISSION D11 Bad, R-1: a scorer, a baseline and a rule of another shape, each with the valid ones."""
+    given = {"baseline": ["majority", "prompt"], "evaluate": {"scorers": ["label"]}, "gate": ["exact.macro_f1 >= 0.5", "worst_slice(topic).exact.exact >= 0.5"]}
+    with pytest.raises(InputError) as refused:
+        task.require_recipe(Recipe.model_validate({"recipe": 1, "model": "m", "data": {"path": "x"}, **given}), "qa")
+    assert [problem.where for problem in refused.value.problems] == ["baseline", "evaluate.scorers", "gate"]
+    assert all(problem.fix.startswith("valid: ") for problem in refused.value.problems)
 
 
 def test_d11_the_table_of_shapes() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from planish.engines.endpoint import ATTEMPTS, EndpointEngine, start
 from planish.errors import InputError, RunFailed
+from planish.model.constraint import Constraint
 from planish.model.engine import Decoding
 from planish.rows import Message
 
@@ -48,6 +49,23 @@ def test_a_chat_sends_what_was_asked_and_reads_the_answer() -> None:
             "top_k": 3, "stop": ["\n"], "structured_outputs": {"choice": ["yes", "no"]},
         }
     ]  # fmt: skip
+
+
+def test_e2_e3_every_setting_is_passed_on_or_refused() -> None:
+    """MISSION E2, E3: what the wire has no word for is refused before a call is made; nothing is left out in silence."""
+    schema = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "null"}}}
+    talker, bodies, _ = engine(chat_reply())
+    talker.chat(ASK, Decoding(min_p=0.1, repetition_penalty=1.2, constraint=Constraint.json_schema(schema)))
+    assert (bodies[0]["min_p"], bodies[0]["repetition_penalty"]) == (0.1, 1.2)
+    assert bodies[0]["response_format"] == {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    talker.chat(ASK, Decoding(constraint=Constraint.regex("a+")))
+    talker.chat(ASK, Decoding(constraint=Constraint.choice(["yes", "no"])))
+    assert [body["structured_outputs"] for body in bodies[1:]] == [{"regex": "a+"}, {"choice": ["yes", "no"]}]
+    with pytest.raises(InputError, match="endpoint lacks grammars"):
+        talker.chat(ASK, Decoding(constraint=Constraint.grammar('start: "a"')))
+    with pytest.raises(InputError, match="beside a choice"):
+        talker.chat(ASK, Decoding(constraint=Constraint.regex("a+")), ["a", "b"])
+    assert len(bodies) == 3
 
 
 def test_generate_sends_token_ids() -> None:

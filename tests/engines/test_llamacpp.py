@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from planish.errors import InputError, RunFailed
 from planish.exporters.gguf import export
 from planish.model.bundled import locate
 from planish.model.choice import branches, probabilities
+from planish.model.constraint import Constraint
 from planish.model.engine import Decoding
 
 PROMPTS = [[1, 20 + index % 3, *range(30, 40 + 3 * index)] for index in range(6)]
@@ -118,6 +120,31 @@ def test_stop_strings_are_cut_off(engine: LlamaCppEngine) -> None:
     [cut] = engine.generate([PROMPTS[2]], Decoding(max_new_tokens=16, stop=(stop,)))
     assert cut.finish == "stop"
     assert cut.text == whole.text[: whole.text.index(stop)]
+
+
+def test_e2_the_repetition_penalty_counts_the_whole_context(engine: LlamaCppEngine, folder: Path) -> None:
+    """Every setting reaches llama.cpp: with a penalty of 1e9 no token of the prompt or the answer comes again, and min_p 1 leaves only the likeliest token."""
+    [answer] = engine.generate([PROMPTS[5]], Decoding(max_new_tokens=60, repetition_penalty=1e9))
+    assert len(set(answer.token_ids)) == len(answer.token_ids)
+    assert not set(answer.token_ids) & set(PROMPTS[5])
+    assert engine.generate([PROMPTS[1]], Decoding(max_new_tokens=8, temperature=2.0, min_p=1.0)) == engine.generate([PROMPTS[1]], Decoding(max_new_tokens=8))
+
+
+def test_e3_constrained_answers_keep_their_form(engine: LlamaCppEngine) -> None:
+    """MISSION E3: regex, JSON Schema, labels and a grammar, each sampled from a random model: valid every time."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}, "k": {"enum": ["x", "y"]}}}
+    schema |= {"required": ["n", "k"], "additionalProperties": False}
+    for seed, prompt in enumerate(PROMPTS):
+
+        def said(constraint: Constraint, prompt: list[int] = prompt, seed: int = seed) -> str:
+            [answer] = engine.generate([prompt], Decoding(max_new_tokens=64, temperature=1.5, seed=seed, constraint=constraint))
+            assert answer.finish == "stop"
+            return answer.text
+
+        assert re.fullmatch("[a-f]{2,9}/x", said(Constraint.regex("[a-f]{2,9}/x")))
+        assert set(json.loads(said(Constraint.json_schema(schema)))) == {"n", "k"}
+        assert said(Constraint.choice(["good", "goods", '"bad"\n'])) in {"good", "goods", '"bad"\n'}
+        assert re.fullmatch(r"(\([ab]\)){1,3}", said(Constraint.grammar('start: pair{1,3}\npair: "(" /[ab]/ ")"')))
 
 
 def test_sampling_is_repeatable_by_seed(engine: LlamaCppEngine) -> None:

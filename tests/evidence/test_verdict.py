@@ -2,8 +2,8 @@ import pytest
 
 from planish.errors import InputError
 from planish.evidence.power import rows_needed
-from planish.evidence.verdict import decide
-from planish.scores import RuleResult
+from planish.evidence.verdict import decide, standings
+from planish.scores import Metric, RuleResult
 
 PASS, FAIL = RuleResult(rule="label.accuracy >= 0.5", passed=True, why="fine"), RuleResult(rule="general.x >= 0.9", passed=False, why="0.80 on 400 rows")
 OPEN = RuleResult(rule="general.x >= 0.9", passed=False, undecided=True, why="straddles")
@@ -101,3 +101,49 @@ def test_e6_no_verdict_without_every_baseline_and_d10_without_30_rows(pair, repo
         decide(ours, [theirs], [], metric=METRIC, required=["classifier", "majority"])
     with pytest.raises(InputError, match="did not measure"):
         decide(ours, [theirs], [], metric="rouge.l")
+
+
+@pytest.mark.parametrize(
+    ("n", "b", "c", "rules", "decision"),
+    [
+        (400, 50, 10, [PASS], "ship"),  # +10 points, interval above 0
+        (400, 50, 10, [], "ship"),
+        (400, 50, 10, [PASS, FAIL], "keep_baseline"),  # a rule failed: nothing else matters
+        (400, 50, 10, [PASS, OPEN], "keep_baseline"),  # 400 rows are enough to have settled it
+        (100, 30, 5, [OPEN], "need_more_gold"),  # 100 are not
+        (400, 10, 50, [PASS], "keep_baseline"),  # clearly worse
+        (400, 22, 18, [PASS], "keep_baseline"),  # +1 point within noise: a tie ships the cheaper
+        (400, 30, 18, [PASS], "need_more_gold"),  # +3 points, worth having, not proved
+        (100, 6, 5, [], "need_more_gold"),  # too few rows to call it a tie
+        (400, 0, 0, [PASS], "keep_baseline"),  # the same answers
+    ],
+)
+def test_e6_rule_table(pair, n, b, c, rules, decision):
+    """E6 Proof: rule table. n rows, b only the candidate has right, c only the baseline."""
+    ours, theirs = pair(n, round(0.8 * n) - b, b, c)
+    found = decide(ours, [theirs], rules, metric=METRIC)
+    assert found.decision == decision, found.sentence
+    assert found.ship == ("lora" if decision == "ship" else "classifier")
+    assert (found.rows_needed is not None) == (decision == "need_more_gold")
+
+
+def test_e4_p_values_of_a_verdict_are_corrected_for_all_its_comparisons(pair, report):
+    """E4: Holm for many. Against the weak baseline p is about 0, against the strong one b=15, c=5 gives .0414: of two tests the larger p stays, the smaller doubles."""
+    ours, strong = pair(200, 150, 15, 5)
+    weak = report("majority", [True] * 100 + [False] * 100)
+    found = {one.reference: one for one in decide(ours, [weak, strong], [], metric=METRIC).comparisons}
+    assert found["classifier"].p_holm == pytest.approx(0.0414, abs=5e-5)
+    assert found["majority"].p_holm == pytest.approx(2 * found["majority"].p_value)
+
+
+def test_e6_the_table_holds_cost_latency_and_the_worst_slice(pair):
+    """90 seconds over 200 rows are .45 s an answer; a baseline of three seeds took its 120 seconds for 600 answers."""
+    ours, theirs = pair(200, 150, 15, 5)
+    draws = Metric(name=f"{METRIC}.over_seeds", value=0.77, n=3, low=0.76, high=0.78)
+    ours, theirs = ours.model_copy(update={"seconds": 90.0}), theirs.model_copy(update={"seconds": 120.0, "metrics": theirs.metrics | {draws.name: draws}})
+    cut = {"half": {f"r{place}": "first" if place < 100 else "second" for place in range(200)}}
+    first, second = standings([ours, theirs], METRIC, cuts=cut)
+    assert (first.system, first.seconds_per_answer, second.seconds_per_answer) == ("lora", pytest.approx(0.45), pytest.approx(0.2))
+    assert (first.worst_slice, first.worst.value) == ("half second", pytest.approx(0.65))
+    untimed = standings([ours.model_copy(update={"seconds": 0.0})], METRIC)[0]
+    assert (untimed.seconds_per_answer, untimed.worst_slice) == (None, None), "not measured is None, never 0"

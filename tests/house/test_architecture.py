@@ -16,12 +16,28 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "planish"
 
 FLOORS: list[list[str]] = [
-    ["errors", "lazy", "rows", "events", "scores", "rules", "shelf", "recipe"],
+    ["errors", "lazy", "rows", "events", "scores", "rules", "shelf", "recipe", "recipe_yaml"],
     ["progress", "store"],
     ["evidence", "data", "model"],
     list(shelf.SHELVES),
     ["server", "stages"],
-    ["pipeline", "check", "gold_page", "blind", "merge", "report", "doctor", "plan_probe", "plan", "diagnose", "cli", "__main__"],
+    [
+        "pipeline",
+        "check",
+        "gold_page",
+        "blind",
+        "decode_sweep",
+        "merge",
+        "report",
+        "doctor",
+        "plan_probe",
+        "plan",
+        "diagnose",
+        "advise",
+        "climb",
+        "cli",
+        "__main__",
+    ],
 ]
 """Nouns, contracts, substrate, shelves, stages, faces. A file imports from floors below and from earlier names on its own floor. `server` is the gateway that the
 serve stage starts; its entry point, `server/__main__`, is a face."""

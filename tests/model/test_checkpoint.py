@@ -117,6 +117,21 @@ def test_t10_another_runs_checkpoint_is_refused_with_every_difference(tiny: Path
     run(tiny, tmp_path, plan(learning_rate=2e-2))
 
 
+def test_t8_what_a_lever_changed_may_differ_and_nothing_else(tiny: Path, tmp_path: Path) -> None:
+    """MISSION T8: a run goes on with smaller micro-batches where that is said to be allowed; a learning rate that differs too is refused, alone."""
+    run(tiny, tmp_path, meaning={"section": {"micro_tokens": 64}})
+    smaller: dict[str, Any] = {"meaning": {"section": {"micro_tokens": 16}}}
+    allowed = {"section.micro_tokens", "plan.micro_tokens"}
+    with pytest.raises(InputError) as refused:
+        run(tiny, tmp_path, plan(micro_tokens=16, learning_rate=2e-2), may_differ=allowed, **smaller)
+    assert [problem.where.rpartition(" ")[2] for problem in refused.value.problems] == ["plan.learning_rate"]
+    with pytest.raises(InputError, match="micro_tokens"):
+        run(tiny, tmp_path, plan(micro_tokens=16), **smaller)
+    started: list[Position] = []
+    run(tiny, tmp_path, plan(micro_tokens=16), may_differ=allowed, on_start=started.append, **smaller)
+    assert started[0].step == plan().steps
+
+
 def test_t10_another_rank_or_other_targets_are_refused(tiny: Path, tmp_path: Path) -> None:
     run(tiny, tmp_path)
     for r, targets in ((8, "all-linear"), (4, ["q_proj"])):

@@ -281,6 +281,15 @@ def test_t1_two_bad_steps_are_passed_over(tiny: Path, tmp_path: Path) -> None:
     assert position.bad == ()
 
 
+def test_a_model_that_trains_nothing_is_refused_before_the_first_step(tiny: Path, tmp_path: Path) -> None:
+    model = adapted(tiny)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(InputError, match="trains no parameter"):
+        loop.train(model, examples(), sft.loss, plan(), tmp_path / "work", meaning={})
+    assert not list((tmp_path / "work").glob("step-*"))
+
+
 def test_figures_are_recorded_at_a_bounded_rate() -> None:
     """300 steps in 12 seconds are three records, two by time and one at the end; a record holds 50 points and says of how many, and no validation is left out."""
     time = iter(n * 0.04 for n in range(2000))

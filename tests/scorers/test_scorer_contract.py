@@ -30,14 +30,16 @@ ROWS: dict[str, list[tuple[str, Any]]] = {
     "verifier": [("7", "7"), ("7", "8")],
     "judge": [("x", None), ("y", " ")],
     "perplexity": [("abc", [-1.0, -2.0]), ("de", [-0.5])],
+    "pair_accuracy": [("yes", (-10.0, -14.0, -11.0, -13.0)), ("no", (-9.0, -8.0, -9.0, -8.0))],
 }
+PAIR = ((Message(role="assistant", content="yes"),), (Message(role="assistant", content="no"),))
 OPTIONS: dict[str, dict[str, Any]] = {"judge": {"url": "http://127.0.0.1:9/v1", "model": "m"}}
 
 
 def _scores(name: str) -> list[Score]:
     score = shelf.call("scorers", name, "score", OPTIONS.get(name, {}))
     prompt = Message(role="user", content="[1] one two three\n[2] four\n\nWhich?")
-    return [score(Sample(id=f"r{n}", messages=(prompt,), target=target, tools=(TOOL,)), answer) for n, (target, answer) in enumerate(ROWS[name])]
+    return [score(Sample(id=f"r{n}", messages=(prompt,), target=target, tools=(TOOL,), pair=PAIR), answer) for n, (target, answer) in enumerate(ROWS[name])]
 
 
 def test_the_table_knows_every_scorer() -> None:

@@ -72,12 +72,13 @@ class FakeEngine:
         pass
 
 
-def render(messages: Sequence[Message]) -> list[int]:
-    """A byte per token; refuses two user turns in a row, as templates do."""
+def render(messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+    """A byte per token, the names of the tools first; refuses two user turns in a row, as templates do."""
     for before, after in pairwise(messages):
         if before.role == after.role:
             raise InputError(Problem("messages", "roles must alternate", "merge the turns"))
-    return list("".join(f"<{message.role}>{message.content}" for message in messages).encode())
+    offered = "".join(f"<tool>{tool['function']['name']}" for tool in tools)
+    return list((offered + "".join(f"<{message.role}>{message.content}" for message in messages)).encode())
 
 
 class Running:

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -16,6 +17,7 @@ from fake_gateway import WORDS, FakeEngine, Running, running, wait_for
 
 from planish.data.request_log import read_log
 from planish.engines import endpoint
+from planish.model.constraint import Constraint
 from planish.model.engine import Decoding
 from planish.rows import Message
 
@@ -126,12 +128,11 @@ def test_a_client_that_leaves_the_queue_takes_no_slot(tmp_path: Path) -> None:
     ("more", "param"),
     [
         ({"n": 2}, "n"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "parallel_tool_calls": False}, "parallel_tool_calls=false"),
         ({"logprobs": True}, "logprobs"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
-        ({"extra_body": {"structured_outputs": {"regex": "a+"}}}, "structured_outputs.regex"),
+        ({"extra_body": {"structured_outputs": {"structural_tag": "a"}}}, "structured_outputs.structural_tag"),
         ({"extra_body": {"chat_template": "{{ 1 }}"}}, "chat_template"),
     ],
 )
@@ -141,6 +142,27 @@ def test_a_feature_the_engine_lacks_is_named(shared: Running, more: dict[str, ob
     assert refused.value.code == "unsupported_by_engine"
     assert refused.value.param == param
     assert '"fake"' in refused.value.message
+
+
+def test_v1_e3_a_response_format_reaches_the_engine_as_a_constraint(shared: Running) -> None:
+    """json_object, json_schema, regex and grammar; a keyword that masks cannot hold is named in the 400."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    asked: list[tuple[dict[str, Any], Constraint]] = [
+        ({"response_format": {"type": "json_object"}}, Constraint.json_object()),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}}, Constraint.json_schema(schema)),
+        ({"extra_body": {"structured_outputs": {"regex": "a+"}}}, Constraint.regex("a+")),
+        ({"extra_body": {"structured_outputs": {"grammar": 'start: "a"'}}}, Constraint.grammar('start: "a"')),
+    ]
+    for more, wanted in asked:
+        ask(shared, **more)
+        assert shared.engine.decodings[-1].constraint == wanted
+    ask(shared, extra_body={"min_p": 0.1, "repetition_penalty": 1.2})
+    last = shared.engine.decodings[-1]
+    assert (last.min_p, last.repetition_penalty, last.constraint) == (0.1, 1.2, None)
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(shared, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}})
+    assert (refused.value.code, refused.value.param) == ("unsupported_schema", "response_format")
+    assert "uniqueItems" in refused.value.message
 
 
 def test_what_a_client_spells_out_as_absent_is_accepted(shared: Running) -> None:
@@ -164,7 +186,10 @@ def test_what_a_client_spells_out_as_absent_is_accepted(shared: Running) -> None
                 {"top_p": 0},
                 {"stop": ["a"] * 17}, {"stop": "a" * 65}, {"stop": ""}, {"stream": 1}, {"n": 0}, {"n": True}, {"nonsense": 1}, {"seed": 2**64},
                 {"structured_outputs": {"choice": []}}, {"structured_outputs": {"choice": ["a", "a"]}}, {"structured_outputs": "x"},
-                {"structured_outputs": {"choice": ["a", ""]}},
+                {"structured_outputs": {"choice": ["a", ""]}}, {"structured_outputs": {"choice": ["a", "b"], "regex": "a"}}, {"structured_outputs": {"regex": "(?=a)"}},
+                {"response_format": {"type": "json_schema"}}, {"response_format": {"type": "json_object", "json_schema": {"schema": {}}}},
+                {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}}, {"structured_outputs": {"grammar": "start: nowhere"}},
+                {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}}, {"min_p": 2}, {"repetition_penalty": 0},
             )
         ),
     ],

@@ -132,6 +132,56 @@ def test_an_unknown_encoder_is_refused():
         encoder.encoder_folder("minilmm")
 
 
+def test_b4_character_ngrams_equal_scikit_learn_and_one_keyword_decides(tmp_path):
+    """B4 Proof: hashed n-grams, idf, SVD and regression as a scikit-learn pipeline give the same predictions, and so does the saved classifier.
+    Ex: majority .50 (two labels, 30 rows each), one keyword decides -> 1.00."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer
+
+    targets = ["billing", "delay"] * 30
+    texts, fresh = _texts(targets), _texts(["delay", "billing"] * 40)
+    rows = [_row(i, text, name) for i, (text, name) in enumerate(zip(texts, targets, strict=True))]
+    samples = [_sample(i, name) for i, name in enumerate(["delay", "billing"] * 40)]
+    asked = (samples, fresh, rows, classification(("billing", "delay")), None)
+    answers = classifier.solve(*asked, tmp_path / "head", encoder="char_ngrams")
+    assert answers == ["delay", "billing"] * 40
+    assert sum(answer == sample.target for answer, sample in zip(majority.solve(*asked), samples, strict=True)) == 40  # .50
+    assert classifier.load(tmp_path / "head").predict(fresh) == answers
+
+    hashed = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**14, alternate_sign=False, norm=None)
+    fitted = classifier.load(tmp_path / "head")
+    oracle = make_pipeline(
+        hashed, TfidfTransformer(norm="l2", smooth_idf=True), TruncatedSVD(59, random_state=0), Normalizer(), LogisticRegression(C=fitted.c, max_iter=2000)
+    )
+    noisy = [" ".join(np.random.default_rng(n).choice(["refund", "late", "the", "my", "lost", "is"], 4)) for n in range(200)]
+    assert list(oracle.fit(texts, targets).predict(noisy)) == fitted.predict(noisy)
+    assert oracle[:-1].transform(noisy) == pytest.approx(fitted.ngrams.embed(noisy), abs=1e-9)
+
+
+def test_b4_the_hidden_state_of_a_model_is_an_encoder_too(tiny):
+    """The last hidden states of a causal model, averaged over the tokens and brought to length 1; padding changes nothing (1e-5)."""
+    texts = ["the phone is good", "bad", "the sound is bad and the phone is bad"] * 4
+    rows = [_row(i, text, "bad" if "bad" in text else "good") for i, text in enumerate(texts)]
+    fitted = classifier.fit(rows, ("good", "bad"), encoder=str(tiny), c=100.0)
+    vectors, _ = encoder.embed(texts[:3], encoder=str(tiny))
+    assert vectors.shape == (3, 48)
+    assert encoder.embed(texts[1:2], encoder=str(tiny))[0][0] == pytest.approx(vectors[1], abs=1e-5)
+    assert fitted.predict(texts[:3]) == ["good", "bad", "bad"]
+
+
+def test_b4_one_class_is_refused():
+    """B4 Bad: one class."""
+    with pytest.raises(InputError, match="fewer than two classes"):
+        classifier.fit([_row(0, "a", "x"), _row(1, "b", "x")], ("x", "y"), encoder="char_ngrams")
+
+
+def test_texts_without_a_known_ngram_are_answered_too():
+    rows = [_row(0, "refund", "billing"), _row(1, "card", "card"), _row(2, "refunds", "billing")]
+    assert set(classifier.fit(rows, ("billing", "card"), encoder="char_ngrams").predict(["", "!"])) <= {"billing", "card"}
+
+
 @pytest.mark.slow
 def test_the_bundled_encoder_end_to_end(tmp_path):
     """Order, batch and length of neighbours do not change an embedding; a small task is solved from its texts."""

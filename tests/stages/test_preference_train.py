@@ -15,8 +15,8 @@ from planish import pipeline
 from planish.errors import InputError
 from planish.model.curve import Step
 from planish.recipe import Recipe, TrainSection
-from planish.stages import _tuning
-from planish.stages._tuning import Job
+from planish.stages import _ready, _tuning
+from planish.stages._ready import Job
 
 PAIRS = [{"prompt": f"review {n}: the sound", "chosen": f"good {n}", "rejected": f"bad phone {n}"} for n in range(120)]
 SINGLE = [{"prompt": f"review {n}: the sound", "completion": f"good {n}", "label": True} for n in range(120)]
@@ -115,5 +115,5 @@ def test_rows_of_the_wrong_shape_are_refused(home: Path, tmp_path: Path) -> None
 def test_the_test_of_an_entry_writes_no_reference(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning-rate test has no work folder: its references stay in memory."""
     monkeypatch.chdir(tmp_path)
-    _tuning.make_ready(replace(job(home, tmp_path / "a", objective="dpo"), work=""))
+    _ready.make_ready(replace(job(home, tmp_path / "a", objective="dpo"), work=""))
     assert not list(tmp_path.rglob("reference.jsonl"))

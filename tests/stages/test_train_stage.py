@@ -246,6 +246,23 @@ def test_the_trunk_is_cached_on_request_and_said_when_it_cannot_be(home: Path, t
     assert any("trunk_cache_mb: off: the first layer" in body["what"] for body in everywhere.bodies(EventType.TRAIN_WARNED))
 
 
+def test_four_bits_shared_order_and_checkpointing_go_together(home: Path, tmp_path: Path) -> None:
+    """MISSION A5, T7: a base in NF4, rows ordered by their prefixes, activations computed again: it learns, resumes nothing, and is saved as a LoRA of the original base. In the
+    same order without checkpointing the weights are the same (1e-4)."""
+    both = LORA.replace("precision", "four_bit: true, order: shared, precision")
+    plain, checked = Run(home, tmp_path / "plain", both), Run(home, tmp_path / "checked", both.replace("precision", "checkpoint_activations: true, precision"))
+    wanted, got = lora_weights(plain.go()), lora_weights(checked.go())
+    assert (got - wanted).norm() <= 1e-4 * wanted.norm()
+    lines = steps(checked.out)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[0]["tokens"] < lines[0]["tokens_in"]
+    report = read_json(checked.out / "report.json")
+    assert (report["section"]["four_bit"], report["section"]["checkpoint_activations"], report["plan"]["order"]) == (True, True, "shared")
+    assert report["memory"]["levers"] == []
+    assert 0 < report["memory"]["peak"] < report["memory"]["limit"]
+    trained.open_trained(home / "model", checked.out, "fp32")
+
+
 RANKED = LORA.replace("precision", "launch: {ranks: 2, shard: SHARD}, precision")
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
+from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.model import class_head
 from planish.model.backbone import layers
+from planish.model.class_head import labels_of_task
 from planish.model.described import describe
 
 LEARNING_RATE = 1e-3
 MERGES = False
 HEAD = True
-"""It trains a head: only an objective that reads one gives it a gradient."""
+"""It trains a head: only an objective that reads one of its kind gives it a gradient."""
+TRUNK_CACHE_MB = 1024
+"""Nothing below it is trained unless `unfreeze` says so: what the frozen layers give is kept, and from the second epoch on read (MISSION A11)."""
+
+
+def for_task(options: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The options with the task's labels, where it is classes that are trained. Raises InputError for a task without labels, or other labels than its own."""
+    return labels_of_task("train.adapter.head", options, task) if kind_of(options) == "classification" else options
+
+
+def kind_of(options: dict[str, Any]) -> str:
+    """What the options ask for."""
+    return str(options.get("kind", "classification"))
 
 
 def attach(

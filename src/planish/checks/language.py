@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
+from planish.data import languages
 from planish.data.finding import CheckResult, Finding
 from planish.data.table import Table
 from planish.data.texts import final_answer, prompt_text
 from planish.errors import InputError, Problem, did_you_mean
-from planish.lazy import require
 from planish.rows import LabelRow, NoteCode, Row
 
 MAIN = 0.8
@@ -21,11 +19,7 @@ MAIN = 0.8
 SURE = 0.95
 """Probability of none of the expected languages from which a text counts as in another; the likeliest must have 0.8, as close relatives share the rest."""
 
-_LETTERS = 30
 _UNSURE = "unsure"
-_NO_LANGUAGE = "zxx"  # keys, numbers, noise
-_CODE = re.compile(r"```|[{}<>=;\\|]|://")
-_SPLIT = re.compile(r"[\W\d_]+")
 
 
 def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None, *, expected: list[str] | None = None) -> CheckResult:
@@ -34,7 +28,7 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     `expected` are two-letter codes (ISO 639-1). py3langid tells the language, from the bytes, with a model that ships with it. Texts of fewer than 30 letters
     and code are not judged. Raises InputError on a code it does not know, MissingExtra without the package.
     """
-    known = _identifier().labels
+    known = languages.identifier().labels
     unknown = [code for code in expected or () if code not in known]
     if unknown:
         raise InputError(*(Problem("checks.language.expected", f'"{code}" is no language code it knows', did_you_mean(code, known)) for code in unknown))
@@ -59,19 +53,7 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     return CheckResult(findings=tuple(findings), figures=figures)
 
 
-@cache
-def _identifier() -> Any:
-    langid = require("py3langid.langid", extra="data")
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-
-
 def _languages(row: Row) -> list[list[tuple[str, float]]]:
-    """For prompt and answer, where long enough: the languages it may be in with their probabilities, the likeliest first."""
-    told = []
-    for text in (prompt_text(row), "" if isinstance(row, LabelRow) else final_answer(row)):
-        words = _SPLIT.sub(" ", text).strip()
-        if len(words) >= _LETTERS and len(words) >= 0.75 * len(text) and len(_CODE.findall(text)) <= 2:
-            ranked = _identifier().rank(words[:2000])
-            if ranked[0][0] != _NO_LANGUAGE:
-                told.append([(str(code), float(share)) for code, share in ranked if share > 0.001] or [(str(ranked[0][0]), float(ranked[0][1]))])
-    return told
+    """For prompt and answer, where they can be judged: the languages each may be in with their probabilities, the likeliest first."""
+    texts = (prompt_text(row), "" if isinstance(row, LabelRow) else final_answer(row))
+    return [told for text in texts if (told := languages.ranked(text))]

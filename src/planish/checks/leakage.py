@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from planish.data.finding import CheckResult, Finding
-from planish.data.held_out import WORDS, HeldOut, Leak, Trace, trace
+from planish.data.held_out import HeldOut, Leak
+from planish.data.parallel import uncollected
 from planish.data.reading import read_rows
-from planish.data.shingles import Shingles, word_units
+from planish.data.shingles import Shingles
 from planish.data.table import Table
-from planish.data.texts import final_answer, prompt_text
+from planish.data.texts import prompt_text
+from planish.data.traces import traces
 from planish.errors import InputError, Problem
-from planish.rows import ChatRow, NoteCode, PromptCompletionRow, QuestionRow, RejectCode, Row
+from planish.rows import NoteCode, RejectCode
 
 AFTER_SPLIT = True
 """This check compares splits, so it runs once they exist."""
@@ -24,6 +26,7 @@ _BATCH = 4096
 T = TypeVar("T")
 
 
+@uncollected()
 def check(
     rows: Table,
     split: Mapping[str, str] | None = None,
@@ -106,17 +109,17 @@ def require_clean(figures: Mapping[str, Any]) -> None:
 
 def _hold(held: HeldOut, kind: str, table: Table, file: str = "") -> None:
     names = (f"{file}{key.line}" if file else key.id for key in table.keys)
-    held.add(kind, zip(names, table.keys, table.map(trace), strict=True))
+    held.add(kind, zip(names, table.keys, traces(table), strict=True))
 
 
 def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[list[tuple[HeldOut, Leak]], list[str], int]:
     """Leaks of the rows of a table, the ids of rows whose prompt gives the answer away, and how many pairs were not compared; in one pass over the rows."""
     found, told, parts, first, left_out = list[tuple[HeldOut, Leak]](), list[str](), list[Shingles](), 0, 0
-    for batch in _batches(table.map(_read)):
-        keys, traces = table.keys[first : first + len(batch)], [traced for traced, _ in batch]
-        found += [(held, leak._replace(row=leak.row + first)) for held in helds for leak in held.copied(keys, traces)]
-        told += [key.id for key, (_, gives_away) in zip(keys, batch, strict=True) if gives_away]
-        parts.append(Shingles.of(traced.shingles for traced in traces))
+    for batch in _batches(traces(table)):
+        keys = table.keys[first : first + len(batch)]
+        found += [(held, leak._replace(row=leak.row + first)) for held in helds for leak in held.copied(keys, batch)]
+        told += [key.id for key, traced in zip(keys, batch, strict=True) if traced.tells]
+        parts.append(Shingles.of(traced.shingles for traced in batch))
         first += len(batch)
     prompts = Shingles.joined(parts)
     for held in helds:
@@ -124,22 +127,6 @@ def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[l
         found += [(held, leak) for leak in near]
         left_out += missed
     return found, told, left_out
-
-
-def _read(row: Row) -> tuple[Trace, bool]:
-    return trace(row), _gives_away(row)
-
-
-def _gives_away(row: Row) -> bool:
-    """Whether what the user says holds the whole answer, of five words at least."""
-    if not isinstance(row, ChatRow | PromptCompletionRow | QuestionRow):
-        return False
-    asked = "\n".join(turn.content for turn in row.messages[:-1] if turn.role == "user") if isinstance(row, ChatRow) else prompt_text(row)
-    answer, prompt = word_units(final_answer(row)), word_units(asked)
-    at = prompt.find(answer) if len(answer) >= 4 * WORDS else -1
-    while at > 0 and at % 4:  # between two words only
-        at = prompt.find(answer, at + 1)
-    return at >= 0
 
 
 def _by_meaning(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], least: float, encoder: str) -> Iterator[tuple[HeldOut, Leak]]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from planish.data.finding import CheckResult, Finding
 from planish.data.table import Table
-from planish.data.texts import final_answer, prompt_text
-from planish.rows import LabelRow, NoteCode, Row
+from planish.data.traces import traces
+from planish.rows import NoteCode
 
 FEWEST = 20
 """Rows below which nothing can be called usual."""
@@ -25,7 +25,7 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     The score is (log2 n - median) / (1.4826 * MAD) over n, the characters of prompt or answer, with the spread taken as at least 0.75, so that an outlier of
     z 5 is at least 13 times longer or shorter than the median. Figures: quantiles of both, in characters.
     """
-    sizes = np.array(list(rows.map(_sizes)), np.int64).reshape(-1, 2)
+    sizes = np.array([traced.sizes for traced in traces(rows)], np.int64).reshape(-1, 2)
     findings: list[tuple[int, Finding]] = []
     figures: dict[str, Any] = {"rows": len(rows), "z": z}
     counts: Counter[str] = Counter()
@@ -50,8 +50,3 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
             findings.append((index, Finding(row_id=rows.keys[index].id, code=NoteCode.LENGTH_OUTLIER, severity="warn", why=why, fix=fix)))
     figures["outliers"] = dict(sorted(counts.items()))
     return CheckResult(findings=tuple(finding for _, finding in sorted(findings, key=lambda each: each[0])), figures=figures)
-
-
-def _sizes(row: Row) -> tuple[int, int]:
-    """Characters of prompt and answer; a label is no text."""
-    return len(prompt_text(row)), 0 if isinstance(row, LabelRow) else len(final_answer(row))

@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
 from planish.data.minhash import BANDS, PERMUTATIONS, ROWS, Links, components, links
+from planish.data.parallel import uncollected
 from planish.data.shingles import Shingles, units, words
 from planish.data.similar import Pairs, jaccard
 from planish.data.table import Table
-from planish.data.texts import body_text, final_answer
+from planish.data.texts import final_answer
+from planish.data.traces import traces
 from planish.errors import InputError, Problem
-from planish.rows import NoteCode, RejectCode, Row
+from planish.rows import NoteCode, RejectCode
 
 _JUDGED = frozenset({"label", "unpaired", "steps"})
 """Shapes whose answer is a judgement: nearly the same is not the same."""
 
 
+@uncollected()
 def check(
     rows: Table, split: Mapping[str, str] | None = None, chat: Any = None, *, threshold: float = 0.8, keep: Literal["first", "all"] = "first"
 ) -> CheckResult:
@@ -35,7 +38,7 @@ def check(
     if not 0.5 < threshold <= 1:
         why = f"{threshold:g}: below 0.5 MinHash would miss too many pairs, above 1 there are none"
         raise InputError(Problem("checks.near_duplicates.threshold", why, "0.8 is customary"))
-    sets = Shingles.of(rows.map(_units))
+    sets = Shingles.of(traced.whole for traced in traces(rows))
     found = links(sets, threshold, _SameAnswer(rows, threshold, split or {}))
     cluster = components(len(rows), [(found.left, found.right)])
     members: dict[int, list[int]] = defaultdict(list)
@@ -87,10 +90,6 @@ class _SameAnswer:
             return True
         sets = Shingles.of([units(first), units(second)])
         return bool(jaccard(sets, np.array([0]), np.array([1]))[0] >= self.threshold)
-
-
-def _units(row: Row) -> bytes:
-    return units(body_text(row))
 
 
 def _rejected(rows: Table, clusters: list[list[int]], found: Links) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from planish.cli import gold, line, models, records, rows  # noqa: F401
+from planish.cli import adapters, choice, gold, line, models, records, rows  # noqa: F401
 from planish.cli.options import app as app
 from planish.cli.rows import CONVERTS_TO as CONVERTS_TO
 from planish.errors import PlanishError

@@ -40,6 +40,28 @@ def plan(
     typer.echo(json.dumps(planning.as_json(planned), indent=1) if as_json else planning.text(planned))
 
 
+@app.command("decode-sweep")
+def decode_sweep(
+    recipe: RecipePath,
+    goal: Annotated[str, typer.Option(help='The bar to clear: a metric of the task against a number, as "rouge.rougeL >= 0.4".', show_default=False)],
+    rows: Annotated[int | None, typer.Option(min=1, help="Take at most this many validation rows.")] = None,
+    workspace: Workspace = HERE,
+    as_json: Json = False,
+) -> None:
+    """Find the decoding setting that clears a bar without training, on the validation rows; gold is not read. Exit code 3 where none does.
+
+    Example: planish decode-sweep recipe.yaml --goal "f1.f1 >= 0.6"
+    """
+    from planish import decode_sweep as sweeping
+    from planish.progress import Terminal
+    from planish.recipe import Recipe
+
+    found = sweeping.sweep(Recipe.load(recipe), goal, workspace, Terminal(), rows=rows)
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else sweeping.text(found))
+    if not found.cleared:
+        raise typer.Exit(3)
+
+
 @app.command()
 def merge(
     config: Annotated[Path, typer.Argument(help="What to merge: a YAML file of ours, or mergekit's.", show_default=False)],

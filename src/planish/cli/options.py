@@ -22,6 +22,10 @@ gold_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The gold set: what it can see, its versions, its blind half.\n\nExample: planish gold show gold.jsonl"
 )
 app.add_typer(gold_app, name="gold")
+adapter_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Adapters: listed, merged, combined, exchanged, adopted.\n\nExample: planish adapter list .planish"
+)
+app.add_typer(adapter_app, name="adapter")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Workspace = Annotated[Path, typer.Option(help="Where runs, artifacts and events are kept.")]

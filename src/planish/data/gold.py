@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.rows import GoldSet, Row, Sample, canonical_json, content_hash
+from planish.rows import GoldSet, PreferenceRow, Row, Sample, canonical_json, content_hash
 from planish.store.objects import write_atomic
 
 MIN_ROWS = 30
@@ -64,7 +64,8 @@ def read(path: Path) -> GoldSet:
 def _sample(row: Row, task: Task, slices: Sequence[str]) -> Sample:
     messages, target, tools = task.asked(row)
     cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
-    return Sample(id=row.id, messages=messages, target=target, tools=tools, slices=cut, group=row.group)
+    pair = (row.chosen, row.rejected) if isinstance(row, PreferenceRow) else None
+    return Sample(id=row.id, messages=messages, target=target, tools=tools, slices=cut, group=row.group, pair=pair)
 
 
 def _too_few(where: str, n: int) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -10,24 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from planish.data.minhash import crossing
-from planish.data.normalise import normalised
 from planish.data.overlap import HELD, NGrams
-from planish.data.shingles import Shingles, units, word_units
+from planish.data.shingles import Shingles
 from planish.data.table import Keys
-from planish.data.texts import body_text, prompt_text
-from planish.rows import Row
-
-WORDS = 5
-"""A question of fewer words is recognised only exactly, with everything around it: "summarise this" is asked of many texts."""
-
-
-class Trace(NamedTuple):
-    """What is compared of a row: digest and shingle units of its prompt (empty below 5 words), the words of the prompt, the words of everything."""
-
-    prompt: bytes
-    shingles: bytes
-    asked: bytes
-    body: bytes
+from planish.data.traces import Trace
 
 
 class Leak(NamedTuple):
@@ -37,16 +22,6 @@ class Leak(NamedTuple):
     held: int
     method: str
     score: float
-
-
-def trace(row: Row) -> Trace:
-    """The trace of a row."""
-    prompt = prompt_text(row)
-    asked = word_units(prompt)
-    if len(asked) < 4 * WORDS:
-        return Trace(b"", b"", asked, word_units(body_text(row)))
-    digest = hashlib.sha256(normalised(prompt).encode("utf-8", "surrogatepass")).digest()[:16]
-    return Trace(digest, units(prompt), asked, word_units(body_text(row)))
 
 
 class HeldOut:

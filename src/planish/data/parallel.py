@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -35,7 +37,7 @@ def map_chunks(function: Callable[[list[T]], R], items: Iterable[T], *, chunk: i
     if len(ahead) < 2 or cores() < 2 or not may_fork():
         yield from map(function, chain(ahead, chunks))
         return
-    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork"), initializer=gc.disable) as pool:
         waiting: deque[Future[R]] = deque(pool.submit(function, part) for part in ahead)
         for part in chunks:
             if len(waiting) > cores():
@@ -43,6 +45,18 @@ def map_chunks(function: Callable[[list[T]], R], items: Iterable[T], *, chunk: i
             waiting.append(pool.submit(function, part))
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile. Rows on their way hold no cycles, and each round of it would walk through all that is kept of them."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def may_fork() -> bool:

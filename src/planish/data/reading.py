@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, chain, islice
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +24,7 @@ from planish.data.contract import row_from
 from planish.data.fault import Fault, Refused
 from planish.data.finding import Finding
 from planish.data.formats import fitting
-from planish.data.parallel import CHUNK, map_chunks
+from planish.data.parallel import CHUNK, map_chunks, uncollected
 from planish.data.spool import Spool
 from planish.data.table import ROW, Keys, Table, keys_of, line_of
 from planish.errors import InputError, Problem
@@ -102,6 +103,7 @@ class Wanted:
     clean: tuple[str, ...] = ()
 
 
+@uncollected()
 def read_rows(
     *paths: Path,
     shape: str | None = None,
@@ -225,7 +227,7 @@ def _take(wanted: Wanted, groups: list[list[Lines | Record]]) -> _Part:
                 part.changes.extend((len(part.keys), change) for change in changes)
                 part.keys.append(tuple(keys_of(row)))
                 part.lines.append(line_of(row))
-                part.raws.append(json.dumps(record.raw).encode() + b"\n")
+                part.raws.append(encode_basestring_ascii(record.raw).encode() + b"\n")  # as json.dumps writes a text
                 continue
         part.rejected.append(RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw))
     return part

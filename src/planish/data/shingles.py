@@ -32,7 +32,11 @@ _ASCII = bytes(byte if chr(byte).isalnum() or byte > 127 else 32 for byte in ran
 
 def words(text: str) -> list[bytes]:
     """The words of the normalised text, without punctuation and symbols, as UTF-8."""
-    folded = normalised(text)
+    return words_of(normalised(text))
+
+
+def words_of(folded: str) -> list[bytes]:
+    """The words of a text that is normalised already."""
     if folded.isascii():
         return folded.encode().translate(_ASCII).split()
     return folded.translate(_marks()).encode("utf-8", "surrogatepass").split()
@@ -40,14 +44,24 @@ def words(text: str) -> list[bytes]:
 
 def word_units(text: str) -> bytes:
     """One uint32 a word."""
-    return array.array("I", map(crc32, words(text))).tobytes()
+    return hashes_of(words(text))
+
+
+def hashes_of(found: list[bytes]) -> bytes:
+    """One uint32 a word, of words that are found already."""
+    return array.array("I", map(crc32, found)).tobytes()
 
 
 def units(text: str) -> bytes:
     """What the shingles of a text are made of, one uint32 each: its words, or its characters below 20 words."""
     found = words(text)
+    return units_of(found, hashes_of(found))
+
+
+def units_of(found: list[bytes], hashes: bytes) -> bytes:
+    """The units of a text whose words are found and hashed already."""
     if len(found) >= SHORT:
-        return array.array("I", map(crc32, found)).tobytes()
+        return hashes
     return b" ".join(found).decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from planish.data.finding import Finding
+from planish.data.parallel import uncollected
 from planish.data.table import Keys, Table
 from planish.errors import InputError, Problem
 from planish.rows import Noun, RejectCode
@@ -68,6 +69,7 @@ class _Unit:
             self.labels[label] = self.labels.get(label, 0) + 1
 
 
+@uncollected()
 def divide(
     rows: Table,
     *,

@@ -30,6 +30,12 @@ class Spool:
         self._file.seek(at)
         return self._file.readline()
 
+    def part(self, begin: int, end: int) -> bytes:
+        """What stands between two places."""
+        if self._file.tell() != begin:
+            self._file.seek(begin)
+        return self._file.read(end - begin)
+
     def lines(self, starts: Iterable[int]) -> Iterator[bytes]:
         """The lines that begin at these places, read one by one."""
         for at in starts:

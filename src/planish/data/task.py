@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, get_args
 
+from planish import rules
 from planish.errors import InputError, Problem, did_you_mean
-from planish.recipe import TaskShape
+from planish.recipe import Recipe, TaskShape, Use
 from planish.rows import (
     ChatRow,
     ExtractionRow,
@@ -35,17 +37,19 @@ class Kind(NamedTuple):
     instruction: str
 
 
+TRIVIAL = ("majority", "random", "copy_input", "empty")
+"""Baselines that ask no model: printed beside every later score (MISSION B1)."""
+_WRITTEN = ("copy_input", "empty", "prompt", "few_shot")
+
 KINDS: dict[str, Kind] = {
-    "classification": Kind(("label",), "sft", ("label",), ("majority", "prompt", "few_shot", "classifier"), 16, ""),
-    "qa": Kind(
-        ("question",), "sft", ("exact", "f1", "citation"), ("prompt", "few_shot", "rag"), 64, "Answer the question. Answer in as few words as possible."
-    ),
-    "extraction": Kind(("extraction",), "sft", ("extraction", "json_schema"), ("prompt", "few_shot"), 256, "Extract from the text. Answer with JSON only."),
-    "summarization": Kind(("summary",), "sft", ("rouge", "chrf", "judge"), ("prompt", "few_shot"), 128, "Summarise the document."),
-    "chat": Kind(("chat", "prompt_completion"), "sft", ("f1", "rouge", "chrf", "bleu", "judge", "perplexity"), ("prompt", "few_shot"), 256, ""),
-    "tools": Kind(("chat",), "sft", ("tool_call",), ("prompt", "few_shot"), 128, ""),
-    "reasoning": Kind(("prompt_completion", "question", "chat", "steps"), "sft", ("verifier", "exact"), ("prompt", "few_shot"), 512, ""),
-    "preference": Kind(("preference", "unpaired"), "dpo", ("judge",), ("prompt", "few_shot"), 256, ""),
+    "classification": Kind(("label",), "sft", ("label",), ("majority", "random", "prompt", "few_shot", "classifier"), 16, ""),
+    "qa": Kind(("question",), "sft", ("exact", "f1", "citation"), (*_WRITTEN, "rag"), 64, "Answer the question. Answer in as few words as possible."),
+    "extraction": Kind(("extraction",), "sft", ("extraction", "json_schema"), _WRITTEN, 256, "Extract from the text. Answer with JSON only."),
+    "summarization": Kind(("summary",), "sft", ("rouge", "chrf", "judge"), _WRITTEN, 128, "Summarise the document."),
+    "chat": Kind(("chat", "prompt_completion"), "sft", ("f1", "rouge", "chrf", "bleu", "judge", "perplexity"), _WRITTEN, 256, ""),
+    "tools": Kind(("chat",), "sft", ("tool_call",), _WRITTEN, 128, ""),
+    "reasoning": Kind(("prompt_completion", "question", "chat", "steps"), "sft", ("verifier", "exact"), _WRITTEN, 512, ""),
+    "preference": Kind(("preference", "unpaired"), "dpo", ("pair_accuracy", "judge", "verifier"), ("prompt", "few_shot"), 256, ""),
 }
 """Free text is not scored by exact match: that is noise. Answers are greedy everywhere, so that a score repeats."""
 
@@ -66,8 +70,22 @@ METRICS: dict[str, tuple[str, ...]] = {
     "verifier": ("score", "parse_rate", "error.<reason>"),
     "judge": ("win_rate", "wins", "ties", "losses", "failed", "parse_rate", "agreement", "first_place"),
     "perplexity": ("bits_per_byte", "perplexity"),
+    "pair_accuracy": ("accuracy", "likelihood_accuracy"),
 }
 """What each scorer reports, its primary metric first; a metric is named `scorer.metric`, and <...> stands for any name."""
+
+FINISH = ("finish.length", "finish.failed", "finish.too_long")
+"""Reported of every system, whatever scores it: the share of rows whose answer was cut, whose call failed, and whose prompt left no room (MISSION E2, O3)."""
+COST = ("cost.prompt_tokens", "cost.answer_tokens")
+"""The same where they were counted: mean tokens of a row's prompt and answer."""
+
+LOWER_IS_BETTER = frozenset({"perplexity"})
+NO_TEXT = frozenset({"perplexity", "pair_accuracy"})
+"""Scorers that read what a model says of given answers, which a baseline without a model cannot tell."""
+BY_NAME_ONLY = frozenset({"rag"})
+"""Baselines that a recipe must ask for by name: they need keys of their own."""
+
+FORGETTING = "general.next_token_accuracy >= base.general.next_token_accuracy - 0.03"
 
 
 class Asked(NamedTuple):
@@ -116,7 +134,7 @@ class Task(Noun):
             case PromptCompletionRow():
                 return Asked(self.prompt(row.prompt), row.completion)
             case QuestionRow():
-                return Asked(self.prompt("\n\n".join((*row.documents, row.question))), row.answer)
+                return Asked(self.prompt("\n\n".join(part for part in (numbered(row.documents), row.question) if part)), row.answer)
             case ExtractionRow():
                 return Asked(self.prompt(row.text), extracted(row))
             case SummaryRow():
@@ -147,6 +165,11 @@ def said(message: Message) -> str:
     if message.tool_calls:
         return canonical_json([{"name": call.name, "arguments": call.arguments} for call in message.tool_calls])
     return message.content
+
+
+def numbered(documents: Iterable[str]) -> str:
+    """Documents as the passages of a prompt, [1] at the head of the first: what an answer cites, and what the scorer `citation` reads."""
+    return "\n".join(f"[{number}] {document.strip()}" for number, document in enumerate(documents, start=1))
 
 
 def extracted(row: ExtractionRow) -> str:
@@ -195,6 +218,37 @@ def classification(labels: Sequence[str], instruction: str | None = None) -> Tas
         raise InputError(*problems)
     default = f"Classify the text. Answer with exactly one of: {', '.join(labels)}."
     return Task(shape="classification", labels=tuple(labels), instruction=default if instruction is None else instruction)
+
+
+def filled(recipe: Recipe, shape: TaskShape) -> Recipe:
+    """The recipe with what it leaves to the task: its first scorer, its baselines, and a gate on that scorer's primary metric and on what was forgotten."""
+    kind = KINDS[shape]
+    scorers = recipe.evaluate.scorers or [Use(name=kind.scorers[0])]
+    unread = TRIVIAL if {scorer.name for scorer in scorers} <= NO_TEXT else ()
+    baselines = recipe.baseline or [Use(name=name) for name in kind.baselines if name not in BY_NAME_ONLY and name not in unread]
+    gate = recipe.gate
+    if gate is None:
+        metric, side = f"{scorers[0].name}.{METRICS[scorers[0].name][0]}", "<" if scorers[0].name in LOWER_IS_BETTER else ">"
+        gate = [f"{metric} {side} best_baseline.{metric}", *([FORGETTING] if recipe.evaluate.general else [])]
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"scorers": scorers}), "baseline": baselines, "gate": gate})
+
+
+def require_recipe(recipe: Recipe, shape: TaskShape) -> None:
+    """Raise InputError naming every scorer, baseline and gate rule of the recipe that says nothing about this task shape, with the valid ones."""
+    problems: list[Problem] = []
+    known = {name for kind in KINDS.values() for name in kind.baselines}
+    for solver in recipe.baseline:
+        if solver.name in known and solver.name not in KINDS[shape].baselines:
+            problems.append(Problem("baseline", f'"{solver.name}" is not valid for {shape}', "valid: " + ", ".join(KINDS[shape].baselines)))
+    named = [metric for rule in recipe.gate or () if (metric := rules.parse(rule).metric).partition(".")[0] in METRICS]
+    checks = [partial(require_scorer, shape, use.name) for use in recipe.evaluate.scorers] + [partial(require_metric, shape, metric) for metric in named]
+    for check in checks:
+        try:
+            check()
+        except InputError as refused:
+            problems += refused.problems
+    if problems:
+        raise InputError(*problems)
 
 
 def require_scorer(shape: str, scorer: str) -> None:

@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
+from planish.data.fault import Refused
+from planish.data.task import said
+from planish.data.tool_calls import calls
+from planish.data.written import turn as openai_turn
 from planish.errors import InputError, Problem, RunFailed
 from planish.lazy import require
+from planish.model.constraint import Constraint
 from planish.model.engine import Decoding, Delta, Generation
-from planish.rows import Message
+from planish.rows import Message, ToolCall
 
 ATTEMPTS = 4
 _BACKOFF_S = 0.5  # doubled after each attempt
@@ -64,14 +69,20 @@ class EndpointEngine:
         self._sleep = sleep
         self._errors = require("httpx", extra="serve").HTTPError
 
-    def chat(self, messages: Sequence[Message], decoding: Decoding, choice: Sequence[str] | None = None) -> Generation:
-        """The answer to a conversation; with `choice`, one of the labels."""
-        body: dict[str, Any] = {"messages": [{"role": message.role, "content": message.content} for message in messages], **self._settings(decoding)}
+    def chat(self, messages: Sequence[Message], decoding: Decoding, choice: Sequence[str] | None = None, tools: Sequence[dict[str, Any]] = ()) -> Generation:
+        """The answer to a conversation; with `choice`, one of the labels. Calls of the `tools` on offer come back as the JSON that a target writes them in."""
+        if choice is not None and decoding.constraint is not None:
+            raise InputError(Problem("decoding.constraint", "is given beside a choice among labels", "give one of them"))
+        body: dict[str, Any] = {"messages": openai_turns(messages), **self._settings(decoding)}
+        if tools:
+            body["tools"] = list(tools)
         if choice is not None:
             body["structured_outputs"] = {"choice": list(choice)}
         [answer] = self._choices(self._post("chat/completions", body), 1)
-        content = answer["message"].get("content") if isinstance(answer.get("message"), dict) else None
-        return self._generation(content, answer)
+        message = answer["message"] if isinstance(answer.get("message"), dict) else {}
+        if message.get("tool_calls"):
+            return self._generation(self._called(message["tool_calls"]), answer | {"finish_reason": "stop"})
+        return self._generation(message.get("content"), answer)
 
     def generate(self, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[Generation]:
         """One answer per prompt of token ids, a call each."""
@@ -111,9 +122,13 @@ class EndpointEngine:
         settings: dict[str, Any] = {"max_tokens": decoding.max_new_tokens, "temperature": decoding.temperature, "top_p": decoding.top_p, "seed": decoding.seed}
         if decoding.top_k:
             settings["top_k"] = decoding.top_k
+        if decoding.min_p:
+            settings["min_p"] = decoding.min_p
+        if decoding.repetition_penalty != 1:
+            settings["repetition_penalty"] = decoding.repetition_penalty
         if decoding.stop:
             settings["stop"] = list(decoding.stop)
-        return settings
+        return settings | ({} if decoding.constraint is None else _constrained(decoding.constraint))
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         wait, reason, cause = _BACKOFF_S, "", None
@@ -148,6 +163,13 @@ class EndpointEngine:
             self._fail("the answer is not in OpenAI's shape")
         return choices
 
+    def _called(self, given: Any) -> str:
+        try:
+            made = calls(given, 1)[0]
+        except Refused as wrong:
+            self._fail(f"its tool calls are not in OpenAI's shape: {wrong.fault.why}", wrong)
+        return said(Message(role="assistant", content="", tool_calls=tuple(ToolCall(**call) for call in made)))
+
     def _generation(self, text: Any, answer: dict[str, Any]) -> Generation:
         finish = self._finish(answer.get("finish_reason"))
         if not isinstance(text, str) or finish is None:
@@ -176,6 +198,36 @@ class EndpointEngine:
     def _fail(self, why: str, cause: BaseException | None = None) -> NoReturn:
         where = f"endpoint {self._client.base_url.host}:{self._client.base_url.port or ''}".rstrip(":")
         raise RunFailed(Problem(where, why, "check that it is up and serves this model"), reason_code="endpoint_failed") from cause
+
+
+def _constrained(constraint: Constraint) -> dict[str, Any]:
+    """A constraint in the request: OpenAI's words for a schema, vLLM's for the rest. Raises InputError for a grammar, whose dialect every server has of its own."""
+    if constraint.kind == "json_schema":
+        schema = {"name": "answer", "schema": json.loads(constraint.text), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if constraint.kind == "grammar":
+        raise InputError(
+            Problem("decoding.constraint", "the engine endpoint lacks grammars: every server reads a dialect of its own", "give a regex or a JSON Schema")
+        )
+    return {"structured_outputs": {constraint.kind: json.loads(constraint.text) if constraint.kind == "choice" else constraint.text}}
+
+
+def openai_turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as OpenAI's API takes them. Calls without an id, and their results, are numbered as the template numbers them, so that both render alike (R-5)."""
+    turns: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    numbered = 0
+    for message in messages:
+        turn = openai_turn(message.model_copy(update={"weight": None}))
+        for call in turn.get("tool_calls", ()):
+            numbered += 1
+            call.setdefault("id", f"call{numbered:05d}")
+            waiting.append(call["id"])
+        if message.role == "tool":
+            turn.setdefault("tool_call_id", waiting[0] if waiting else "")
+            waiting = [each for each in waiting if each != turn["tool_call_id"]]
+        turns.append(turn)
+    return turns
 
 
 def _is_loopback(host: str) -> bool:

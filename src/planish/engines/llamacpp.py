@@ -107,7 +107,7 @@ class LlamaCppEngine:
 
         def answer(prompt: Sequence[int]) -> Generation:
             # Not streamed: in a stream llama.cpp leaves out the ids of tokens that end inside a character.
-            [event] = self._events(prompt, {**wanted(decoding), "stream": False})
+            [event] = self._events(prompt, {**wanted(decoding, self.context), "stream": False})
             ids = event["tokens"][:-1] if event["stop_type"] == "eos" else event["tokens"]
             text = event["content"]
             if finish(event) == "length":
@@ -123,7 +123,7 @@ class LlamaCppEngine:
         inside a character are missing: llama.cpp does not send them.
         """
         self._check([prompt], decoding.max_new_tokens)
-        with closing(self._events(prompt, wanted(decoding))) as events:
+        with closing(self._events(prompt, wanted(decoding, self.context))) as events:
             behind: tuple[int, ...] = ()
             for event in events:
                 last = event["stop"]
@@ -227,13 +227,22 @@ def finish(event: Mapping[str, Any]) -> Literal["stop", "length"]:
     return "length" if event["stop_type"] == "limit" else "stop"
 
 
-def wanted(decoding: Decoding) -> dict[str, Any]:
-    """llama.cpp's settings for `decoding`: temperature, then top-k, then top-p (MISSION E2), and none of its other samplers."""
-    settings = {"n_predict": decoding.max_new_tokens, "stop": list(decoding.stop), "return_tokens": True}
-    if decoding.temperature == 0:
-        return {**settings, "samplers": ["top_k"], "top_k": 1, "temperature": 1.0}
-    settings |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p, "min_keep": 0}
-    return {**settings, "samplers": ["temperature", "top_k", "top_p"], "seed": decoding.seed % RANDOM_SEED}
+def wanted(decoding: Decoding, context: int) -> dict[str, Any]:
+    """llama.cpp's settings for `decoding`: penalty, temperature, top-k, top-p, min-p (MISSION E2), and none of its other samplers.
+
+    Its draws are its own: a seed gives the same answer here each time, and another one than in another engine. A constraint is its llguidance grammar (MISSION E3).
+    """
+    settings: dict[str, Any] = {"n_predict": decoding.max_new_tokens, "stop": list(decoding.stop), "return_tokens": True}
+    samplers = []
+    if decoding.repetition_penalty != 1:
+        samplers.append("penalties")
+        settings |= {"repeat_penalty": decoding.repetition_penalty, "repeat_last_n": context}  # all of it, as transformers counts
+    if decoding.constraint is not None:
+        settings["grammar"] = f"%llguidance {{}}\n{decoding.constraint.lark}"
+    if decoding.greedy:
+        return {**settings, "samplers": [*samplers, "top_k"], "top_k": 1, "temperature": 1.0}
+    settings |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p, "min_p": decoding.min_p, "min_keep": 0}
+    return {**settings, "samplers": [*samplers, "temperature", "top_k", "top_p", "min_p"], "seed": decoding.seed % RANDOM_SEED}
 
 
 def main() -> None:

@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from planish.data.tree import Sequence, pack
+from planish.errors import InputError, Problem
 from planish.model import precision as number_format
+from planish.model.answer_text import AnswerText
+from planish.model.backbone import base_of
+from planish.model.batched import Row, decode, step
 from planish.model.chat import Chat
 from planish.model.choice import branches, probabilities
+from planish.model.constraint_mask import Masks
 from planish.model.engine import Decoding, Delta, Generation
-from planish.model.layout import use_plain, use_tree
+from planish.model.layout import layout_of, use_plain, use_tree
 from planish.model.lm_head import head_of
 from planish.model.load import load
 from planish.model.policy import autocast, hidden_states
+from planish.model.sampling import Sampler
 
 TREE_TOKENS = 4096
 
 
 class TransformersEngine:
-    """A causal model in this process. Decoding is a plain loop with a key-value cache, one prompt at a time; `choose` is batched on the tree."""
+    """A causal model in this process. Answers are decoded with a key-value cache, in batches where that changes no token; `choose` is batched on the tree.
+
+    `exact` keeps each answer free of its neighbours: rows of a batch round differently, which in bf16 turns into other words, so there prompts are answered one by one.
+    In fp32 the batch is 1e-5 from the single row, far below the distance of two tokens, and is used always.
+    """
 
     name = "transformers"
 
-    def __init__(self, model: Any, chat: Chat, precision: Literal["fp32", "bf16"]) -> None:
-        self.model, self.chat, self.precision = model, chat, precision
+    def __init__(self, model: Any, chat: Chat, precision: Literal["fp32", "bf16"], *, exact: bool = True) -> None:
+        self.model, self.chat, self.precision, self.exact = model, chat, precision, exact
 
-    def generate(self, prompts: Seq[Seq[int]], decoding: Decoding) -> list[Generation]:
-        """One answer per prompt."""
-        answers = []
-        for prompt in prompts:
-            pieces = list(self.stream(prompt, decoding))
-            ids = tuple(id for piece in pieces for id in piece.token_ids)
-            answers.append(Generation("".join(piece.text for piece in pieces), ids, pieces[-1].finish or "length"))
-        return answers
+    @torch.inference_mode()
+    def generate(self, prompts: Seq[Seq[int]], decoding: Decoding, advance: Callable[[int], object] = lambda _: None) -> list[Generation]:
+        """One answer per prompt; `advance` is told how many more are done. Raises InputError naming every prompt without tokens."""
+        rows = [self._row(prompt, decoding) for prompt in checked(prompts)]
+        use_plain(self.model)
+        together = layout_of(self.model).kind == "tree" and (self.precision == "fp32" or not self.exact)
+        for part in [rows] if together and rows else [[row] for row in rows]:
+            decode(self.model, part, self.precision, advance)
+        return [row.answer.whole() for row in rows]
 
     @torch.inference_mode()
     def stream(self, prompt: Seq[int], decoding: Decoding) -> Iterator[Delta]:
-        """Token by token. Text is held back while it could be the beginning of a stop string or half a character."""
+        """Token by token. Text is held back while it could be the beginning of a stop text or half a character."""
+        row = self._row(checked([prompt])[0], decoding)
         use_plain(self.model)
-        random = torch.Generator().manual_seed(decoding.seed)
-        step, past, ids, sent = torch.tensor([list(prompt)]), None, list[int](), ""
-        for count in range(decoding.max_new_tokens):
-            with autocast(self.precision):
-                output = self.model(input_ids=step, past_key_values=past, use_cache=True, logits_to_keep=1)
-            past = output.past_key_values
-            token = _sample(output.logits[0, -1].float(), decoding, random)
-            if token == self.chat.end:
-                yield Delta(self.chat.decode(ids)[len(sent) :], (), "stop")
-                return
-            ids.append(token)
-            text = self.chat.decode(ids)
-            cut = min((text.find(stop) for stop in decoding.stop if stop in text), default=-1)
-            if cut >= 0:
-                yield Delta(text[len(sent) : cut], (token,), "stop")
-                return
-            last = count + 1 == decoding.max_new_tokens
-            ready = text if last else text[: len(text) - _held_back(text, decoding.stop)]
-            yield Delta(ready[len(sent) :], (token,), "length" if last else None)
-            sent = ready if len(ready) > len(sent) else sent
-            step = torch.tensor([[token]])
+        ids, past = torch.tensor([row.prompt]), None
+        while row.answer.finish is None:
+            logits, past = step(self.model, self.precision, ids, past)
+            token = row.sampler.pick(logits[0])
+            yield row.answer.take(token)
+            ids = torch.tensor([[token]])
+
+    def _row(self, prompt: Seq[int], decoding: Decoding) -> Row:
+        mask = None if decoding.constraint is None else self._masks.of(decoding.constraint)
+        return Row(tuple(prompt), Sampler(decoding, prompt, mask), AnswerText(self.chat.decode, self.chat.end, decoding))
+
+    @cached_property
+    def _masks(self) -> Masks:
+        return Masks(self.chat.tokenizer, self.chat.end, base_of(self.model).config.get_text_config().vocab_size)
 
     @torch.inference_mode()
     def choose(self, prompts: Seq[Seq[int]], options: Seq[Seq[int]]) -> list[list[float]]:
@@ -89,35 +95,24 @@ class TransformersEngine:
         self.model = None
 
 
-def start(model: Path, *, precision: Literal["auto", "fp32", "bf16"] = "auto") -> TransformersEngine:
-    """Load a model folder."""
+def start(model: Path, *, precision: Literal["auto", "fp32", "bf16"] = "auto", exact: bool = True) -> TransformersEngine:
+    """Load a model folder. `exact` answers one prompt at a time in bf16, where a batch would round into other words; without it bf16 is batched too.
+
+    fp32 is batched always: for many long answers it is the faster of the two.
+    """
     chosen = number_format.choose(precision)
-    return TransformersEngine(load(model, chosen), Chat.load(model), chosen)
+    return TransformersEngine(load(model, chosen), Chat.load(model), chosen, exact=exact)
+
+
+def checked(prompts: Seq[Seq[int]]) -> Seq[Seq[int]]:
+    """The prompts, none of them empty."""
+    problems = [Problem(f"prompt {index}", "has no tokens", "give at least one") for index, prompt in enumerate(prompts) if not prompt]
+    if problems:
+        raise InputError(*problems)
+    return prompts
 
 
 def _asked(prompt: Seq[int], path: tuple[int, ...], token: int) -> Sequence:
     """The prompt with the way to one node; its last token stands for all allowed ones and is only a target."""
     ids = (*prompt, *path, token)
     return Sequence(ids, (*[0.0] * (len(ids) - 1), 1.0))
-
-
-def _held_back(text: str, stops: tuple[str, ...]) -> int:
-    """How many characters at the end may still turn into a stop string or a whole character."""
-    held = 1 if text.endswith("�") else 0
-    for stop in stops:
-        held = max([held, *(size for size in range(1, len(stop)) if text.endswith(stop[:size]))])
-    return held
-
-
-def _sample(logits: torch.Tensor, decoding: Decoding, random: torch.Generator) -> int:
-    """Temperature, then top-k, then top-p (MISSION E2). Temperature 0 is greedy."""
-    if decoding.temperature == 0:
-        return int(logits.argmax())
-    logits = logits / decoding.temperature
-    if decoding.top_k:
-        logits[logits < logits.topk(min(decoding.top_k, len(logits))).values[-1]] = -torch.inf
-    if decoding.top_p < 1:
-        ordered, index = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        logits[index[before >= decoding.top_p]] = -torch.inf
-    return int(torch.multinomial(logits.softmax(-1), 1, generator=random))

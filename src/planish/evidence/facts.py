@@ -10,7 +10,9 @@ import numpy as np
 from planish.errors import InputError, Problem
 from planish.evidence.intervals import resampled, wilson
 from planish.evidence.paired import compare, row_groups
-from planish.evidence.statistic import statistic
+from planish.evidence.slices import Cuts, worst
+from planish.evidence.statistic import is_row_mean, measured, statistic
+from planish.rules import sliced
 from planish.scores import Comparison, EvalReport, Metric
 
 BEST, BASE = "best_baseline", "base"
@@ -21,7 +23,8 @@ class ReportFacts:
     `base.general.x` that of the model before tuning; `majority.label.x` that of the baseline of that name.
 
     A system may have several reports (its gold set, the general suite): a metric is looked up in the first that has it. `figures` are metrics of no
-    report, such as quality_retained. `groups` maps a row id to its cluster."""
+    report, such as quality_retained. `groups` maps a row id to its cluster. `cuts` are the slices of the gold rows, for
+    `worst_slice(label).label.accuracy`: a key that no row has is a metric that was not measured."""
 
     def __init__(
         self,
@@ -31,14 +34,19 @@ class ReportFacts:
         *,
         figures: Mapping[str, Metric] | None = None,
         groups: Mapping[str, str] | None = None,
+        cuts: Cuts | None = None,
     ) -> None:
         self.candidate, self.baselines, self.base = tuple(candidate), tuple(baselines), tuple(base)
-        self.figures, self.groups = dict(figures or {}), groups
+        self.figures, self.groups, self.cuts = dict(figures or {}), groups, dict(cuts or {})
 
     def metric(self, name: str) -> Metric | None:
         """The metric under a rule's name, or None."""
         if name in self.figures:
             return self.figures[name]
+        if (part := sliced(name)) is not None:
+            key, inner = part
+            of = self._find(inner)
+            return worst(of[0], of[1], self.cuts[key], groups=self.groups) if of is not None and key in self.cuts else None
         found = self._find(name)
         return None if found is None else found[0].metrics[found[1]]
 
@@ -46,7 +54,9 @@ class ReportFacts:
         """Every name that can be asked for."""
         systems = [("", self.candidate), (f"{BEST}.", self.baselines), (f"{BASE}.", self.base)]
         systems += [(f"{report.system}.", (report,)) for report in self.baselines]
-        return sorted({*self.figures, *(prefix + key for prefix, reports in systems for report in reports for key in report.metrics)})
+        plain = {prefix + key for prefix, reports in systems for report in reports for key in report.metrics}
+        means = {key for report in self.candidate[:1] for key in report.metrics if is_row_mean(key, report)}
+        return sorted({*self.figures, *plain, *(f"worst_slice({cut}).{key}" for cut in self.cuts for key in means)})
 
     def comparison(self, metric: str, reference: str) -> Comparison:
         """Paired difference of two reported metrics; two figures that are no samples (file sizes) subtract exactly.
@@ -77,7 +87,7 @@ class ReportFacts:
             return wilson(metric.value * metric.n, metric.n, confidence=0.90)[0 if side == "lower" else 1]
         if found is None or name in self.figures or not found[0].scores:
             return metric.low if side == "lower" else metric.high
-        report, key = found
+        report, key = measured(found[0], found[1]), found[1]
         draws = resampled(statistic(report, key), len(report.scores), groups=row_groups(report, self.groups))
         return float(np.quantile(draws, 0.05 if side == "lower" else 0.95))
 

@@ -14,7 +14,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from planish.errors import InputError, Problem
 from planish.evidence.intervals import RESAMPLES, Interval, percentile, resampled
-from planish.evidence.statistic import declared_labels, is_row_mean, row_values, split_name, statistic
+from planish.evidence.statistic import declared_labels, is_row_mean, measured, row_values, split_name, statistic
 from planish.scores import Comparison, EvalReport
 
 IDS_SHOWN = 5
@@ -113,7 +113,7 @@ def compare(
 
     For right/wrong rows the p-value is exact McNemar; with fewer than 10 discordant rows the interval is the wider of the paired bootstrap and
     Tango's score interval, because a bootstrap of so few is too narrow. Raises InputError on unpaired rows or different gold hashes (`aligned`)."""
-    reference = aligned(candidate, reference)
+    candidate, reference = (measured(report, metric) for report in (candidate, aligned(candidate, reference)))
     _refuse_other_tokens(candidate, reference, metric)
     labels = labels or declared_labels(candidate, reference)
     ours, theirs = statistic(candidate, metric, labels=labels), statistic(reference, metric, labels=labels)
@@ -129,8 +129,17 @@ def compare(
     if binary and is_row_mean(metric, candidate) and groups is None:
         p_value, how = mcnemar(b, c), f"exact McNemar, {how}"
     difference = candidate.metrics[metric].value - reference.metrics[metric].value
-    names = {"metric": metric, "candidate": candidate.system, "reference": reference.system}
-    return Comparison(**names, difference=difference, low=interval.low, high=interval.high, n=n, p_value=p_value, test=how)
+    return Comparison(
+        metric=metric,
+        candidate=candidate.system,
+        reference=reference.system,
+        difference=difference,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        p_value=p_value,
+        test=how,
+    )
 
 
 def _refuse_other_tokens(candidate: EvalReport, reference: EvalReport, metric: str) -> None:

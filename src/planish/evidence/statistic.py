@@ -165,6 +165,17 @@ def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> S
     return ratio(*parts(report.scores, name))
 
 
+def measured(report: EvalReport, metric: str) -> EvalReport:
+    """The report with the rows that the metric is over: those whose details hold it, where only some do (a general suite among others, MISSION C4); else all."""
+    name, _ = split_name(metric)
+    own = detail_name(report, metric)
+    if ERROR in own:
+        return report  # every row counts: those that do not name the error did not make it
+    keys = {own, f"{own}.part"} if own != name else {"tokens"} if name in RATIOS else set()
+    having = [score for score in report.scores if not keys.isdisjoint(score.detail)]
+    return report.model_copy(update={"scores": having}) if having else report
+
+
 def parts(scores: Sequence[Score], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Per-row parts and wholes (n,) of a metric by its own name, without the scorer's: what stands above under "any other" and "error"."""
     one = np.ones(len(scores))

@@ -8,10 +8,11 @@ import numpy as np
 
 from planish.errors import InputError, Problem
 from planish.evidence.facts import best
-from planish.evidence.paired import aligned, compare
+from planish.evidence.paired import aligned, compare, holm
 from planish.evidence.power import ADVISED_ROWS, MINIMUM_ROWS, rows_needed
+from planish.evidence.slices import Cuts, by_slice
 from planish.evidence.statistic import row_values
-from planish.scores import Comparison, EvalReport, RuleResult, Verdict
+from planish.scores import Comparison, EvalReport, RuleResult, Standing, Verdict
 
 MIN_GAIN = 0.02
 
@@ -42,7 +43,7 @@ def decide(
         return cost.get(system, len(cost))
 
     rival = best(sorted(baselines, key=lambda report: price(report.system)), metric)
-    comparisons = [compare(candidate, baseline, metric, groups=groups) for baseline in baselines]
+    comparisons = _corrected([compare(candidate, baseline, metric, groups=groups) for baseline in baselines])
     against = _signed(next(found for found in comparisons if found.reference == rival.system), candidate.metrics[metric].higher_is_better)
     cheaper = price(candidate.system) < price(rival.system)
     wins = against.low > 0 or (cheaper and against.high >= 0)
@@ -71,6 +72,34 @@ def decide(
     if wins:
         return verdict("keep_baseline", rival.system, f'{keep}{candidate.system} does not clear "{open_rules[0].rule}": {open_rules[0].why}; {numbers}.')
     return verdict("keep_baseline", rival.system, f"{keep}{numbers}, within noise.")
+
+
+def standings(systems: Sequence[EvalReport], metric: str, *, cuts: Cuts | None = None, groups: Mapping[str, str] | None = None) -> list[Standing]:
+    """The table beside the word: every system with its cost per answer and its worst slice of 20 rows or more (proven weak, where any is).
+
+    A system that was asked once per seed took its seconds for all of them (`evidence.seeds`)."""
+    found = []
+    for report in systems:
+        seeds = report.metrics.get(f"{metric}.over_seeds")
+        answered = len(report.scores) * (1 if seeds is None else seeds.n)
+        slices = by_slice(report, cuts, groups=groups, resamples=1000).worst if cuts else None
+        found.append(
+            Standing(
+                system=report.system,
+                metric=report.metrics[metric],
+                seconds_per_answer=report.seconds / answered if report.seconds > 0 else None,
+                worst_slice=None if slices is None else f"{slices.key} {slices.value}",
+                worst=None if slices is None else slices.metric,
+            )
+        )
+    return found
+
+
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
+    """With Holm's p-values over all of them."""
+    told = [found for found in comparisons if found.p_value is not None]
+    adjusted = iter(holm([found.p_value for found in told if found.p_value is not None]))
+    return [found if found.p_value is None else found.model_copy(update={"p_holm": next(adjusted)}) for found in comparisons]
 
 
 def _refuse(candidate: EvalReport, baselines: Sequence[EvalReport], metric: str, required: Sequence[str]) -> None:

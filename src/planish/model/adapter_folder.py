@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from planish.errors import InputError, Problem
 from planish.model import biases, bottleneck, class_head, residual_start
 from planish.model.backbone import base_of
-from planish.model.bundled import identity
+from planish.model.bundled import identity, named
 from planish.model.described import describe, description
 from planish.model.low_rank import said_by_us, wrapped
 from planish.model.quantised import four_bit_layers
@@ -48,19 +48,25 @@ def is_adapter(model: nn.Module) -> bool:
 
 def write(model: Any, folder: Path, base: Path) -> None:
     """Write the model's adapter. It names its base by hash, never by a path of this machine; base.json says what that base looked like and in which format it was trained on."""
-    named = f"sha256:{identity(base)}"
+    on = f"sha256:{identity(base)}"
     folder.mkdir(parents=True, exist_ok=True)
     own = description(model)
     if own is None:
-        _write_wrapped(model, folder, named)
+        _write_wrapped(model, folder, on)
     elif own["peft_type"] in VIRTUAL:
-        _write_virtual(model, folder, named, own)
+        _write_virtual(model, folder, on, own)
     else:
-        config = {**own, "task_type": "CAUSAL_LM", "base_model_name_or_path": named}
+        config = {**own, "task_type": "CAUSAL_LM", "base_model_name_or_path": on}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = {PREFIX + name: p.detach().contiguous() for name, p in base_of(model).named_parameters() if p.requires_grad}
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
-    told = {"base": named, "trained_on": "nf4" if four_bit_layers(model) else "as it is", "shape": shape_of(base)}
+    write_base(folder, base, "nf4" if four_bit_layers(model) else "as it is")
+
+
+def write_base(folder: Path, base: Path, trained_on: str = "as it is") -> None:
+    """`base.json`: what the weights in `folder` were made from, by hash, by name and by revision where it has them, and what it looked like. `trained_on` is its format then."""
+    name, revision = named(base)
+    told = {"base": f"sha256:{identity(base)}", "name": name, "revision": revision, "trained_on": trained_on, "shape": shape_of(base)}
     (folder / BASE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 

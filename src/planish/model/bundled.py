@@ -48,6 +48,18 @@ def identity(folder: Path) -> str:
     return digest
 
 
+def named(folder: Path) -> tuple[str, str | None]:
+    """What a base model is called, and the revision of it where its folder says one: a bundled name with its package, a hub id with its commit, or the folder's own name."""
+    about = folder / "bundled.json"
+    if about.is_file():
+        told = json.loads(about.read_text(encoding="utf-8"))
+        return str(told["model"]), str(told["package"])
+    hub, commit = folder.parent.parent.name, folder.name
+    if folder.parent.name == "snapshots" and hub.startswith("models--"):
+        return hub.removeprefix("models--").replace("--", "/"), commit
+    return folder.resolve().name, None
+
+
 def _complete(folder: Path) -> Path:
     problems = []
     if not (folder / "config.json").is_file():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,16 @@ def sound(checkpoint: Path) -> bool:
         return False
 
 
-def load(checkpoint: Path, state: State, meaning: dict[str, Any], ranks: Ranks = ALONE) -> None:
-    """Put a checkpoint into model, optimizer, average, scaler and random state. Raises InputError with every difference when it is another run's."""
+def load(checkpoint: Path, state: State, meaning: dict[str, Any], ranks: Ranks = ALONE, *, may_differ: Collection[str] = ()) -> None:
+    """Put a checkpoint into model, optimizer, average, scaler and random state. Raises InputError with every difference when it is another run's.
+
+    `may_differ` are dotted keys of the meaning that are allowed to: what a lever against running out of memory has changed, and nothing else.
+    """
     manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     weights = load_file(checkpoint / "weights.safetensors")
     parameters = trainable(state.model)
-    differences = [*_differences(manifest["meaning"], json.loads(json.dumps(meaning))), *_misfits(weights, parameters)]
+    other = [(key, why) for key, why in _differences(manifest["meaning"], json.loads(json.dumps(meaning))) if key not in may_differ]
+    differences = [*other, *_misfits(weights, parameters)]
     if differences:
         fix = f"give back what it was begun with, or delete {checkpoint.parent} to start afresh"
         raise InputError(*(Problem(f"{checkpoint}: {key}", why, fix) for key, why in differences))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from planish.data.task import Task
 from planish.data.tree import Sequence, build
+from planish.errors import InputError, Problem
 from planish.model.backbone import base_of, layers
 from planish.model.policy import hidden_states
 from planish.model.tree_forward import autocast
@@ -70,17 +73,44 @@ def class_logits(model: nn.Module, rows: Seq[Seq[int]], precision: str, device: 
     return found
 
 
+def labels_of_task(where: str, options: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Recipe options of a classification with the task's labels in their order. Raises InputError for a task that is none, and for labels that are not its own in its order."""
+    given = options.get("labels")
+    if task.shape != "classification":
+        raise InputError(Problem(where, f"classes need a classification task, and this one is {task.shape}", "give rows with text and label, or train by sft"))
+    if given is not None and tuple(given) != task.labels:
+        raise InputError(Problem(f"{where}.labels", f"are not the task's: {', '.join(task.labels)}", "leave them out: they are taken from data.labels"))
+    return {**options, "labels": list(task.labels)}
+
+
+def number(text: str) -> float | None:
+    """The finite number that a label is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def pool(states: Tensor, sequence: Tensor, count: int, pooling: Pooling) -> Tensor:
+    """One vector for each of `count` rows from the states of their tokens, which stand row by row: (R, H) and (R,) -> (count, H) fp32. The last one, or their mean."""
+    tokens = torch.bincount(sequence, minlength=count)
+    if pooling == "last":
+        return states[tokens.cumsum(0) - 1].float()
+    total = torch.zeros(count, states.size(-1), device=states.device).index_add(0, sequence, states.float())
+    return total / tokens[:, None]
+
+
+def read_whole(row: Seq[int], given: tuple[float, ...] = ()) -> Sequence:
+    """A row whose tokens are all read; the one behind them is only there because the tree has a target for what it scores."""
+    return Sequence((*row, 0), (0.0, *[1.0] * len(row)), given)
+
+
 def _pool(
     model: nn.Module, rows: Seq[Seq[int]], precision: str, device: torch.device | str, pooling: Pooling, inner: list[Tensor] | None = None
 ) -> list[Tensor]:
-    tree = build([_read(row, pooling) for row in rows])
+    tree = build([read_whole(row) for row in rows])
     with autocast(precision, device):
         last = hidden_states(model, tree, device)
     at, row = (torch.from_numpy(array).to(device) for array in (tree.scored_at, tree.sequence))
-    sums = [torch.zeros(len(rows), states.size(-1), device=device).index_add(0, row, states[at].float()) for states in (*(inner or []), last)]
-    return [total / torch.bincount(row, minlength=len(rows))[:, None] for total in sums]
-
-
-def _read(row: Seq[int], pooling: Pooling) -> Sequence:
-    """A row whose tokens are all read; the one behind them is only there because the tree has a target for what it scores."""
-    return Sequence((*row, 0), (0.0, *[1.0 if pooling == "mean" else 0.0] * (len(row) - 1), 1.0))
+    return [pool(states[at], row, len(rows), pooling) for states in (*(inner or []), last)]

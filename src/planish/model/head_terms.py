@@ -6,6 +6,7 @@ them afterwards: at a vocabulary of 152,000 a copy costs as much as the arithmet
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -57,45 +58,103 @@ class Entropy:
 class Teacher:
     """K most probable tokens of a teacher at each of R rows. ids: (R, K), no id twice in a row; log_probs: (R, K) at this temperature, over the teacher's whole vocabulary.
 
-    What they leave of the probability is one more class, the tail; there is none when K is the vocabulary.
+    What they leave of the probability is one more class, the tail; there is none when K is the vocabulary. Where rows hold fewer than K tokens, `valid` (R, K) says which
+    places count, and the others repeat the row's first token. `tail` (R,): ln of what is left, where it is known better than by subtraction. `known` (R,): rows that have
+    a teacher; the others' value is 0.
     """
 
     ids: Tensor
     log_probs: Tensor
     temperature: float = 1.0
+    valid: Tensor | None = None
+    tail: Tensor | None = None
+    known: Tensor | None = None
 
     def coverage(self) -> Tensor:
         """(R,) how much of the teacher's probability the K tokens hold."""
-        return self.log_probs.exp().sum(1)
+        held = self.log_probs.exp()
+        return (held if self.valid is None else held * self.valid).sum(1)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL between a sparse teacher q and the student p at the teacher's temperature T, over its K tokens and the tail (Hinton et al., arXiv 1503.02531; MISSION S2).
+    """Divergence between a sparse teacher q and the student p at the teacher's temperature T, over its K tokens and the tail (Hinton et al., arXiv 1503.02531; MISSION S2).
 
-    forward: sum_i q_i ln(q_i / p_i); reverse: sum_i p_i ln(p_i / q_i). At most the KL over the whole vocabulary, and its gradient is zero where student = teacher.
-    The factor T^2 is the objective's.
+    forward: sum_i q_i ln(q_i / p_i); reverse: sum_i p_i ln(p_i / q_i); jsd: b KL(q || m) + (1 - b) KL(p || m) with m = b q + (1 - b) p, b the `mix` (Agarwal et al.,
+    arXiv 2306.13649). At most the divergence over the whole vocabulary, and its gradient is zero where student = teacher. The factor T^2 is the objective's.
     """
 
     teacher: Teacher
-    direction: Literal["forward", "reverse"] = "forward"
+    direction: Literal["forward", "reverse", "jsd"] = "forward"
+    mix: float = 0.5
 
     def __call__(self, logits: Tensor, rows: slice, *, gradient: bool, spare: bool) -> tuple[Tensor, Tensor | None]:
-        temperature, ids = self.teacher.temperature, self.teacher.ids[rows]
-        log_p = (logits / temperature).log_softmax(1)
-        mine, log_q = log_p.gather(1, ids), self.teacher.log_probs[rows].to(log_p.dtype)
-        if ids.size(1) < logits.size(1):
+        teacher, ids = self.teacher, self.teacher.ids[rows]
+        log_p = (logits / teacher.temperature).log_softmax(1)
+        mine, log_q = log_p.gather(1, ids), teacher.log_probs[rows].to(log_p.dtype)
+        counts = torch.ones_like(mine) if teacher.valid is None else teacher.valid[rows].to(mine.dtype)
+        if ids.size(1) < logits.size(1) or teacher.valid is not None:
             rest = log_p.scatter(1, ids, -torch.inf).logsumexp(1, keepdim=True)
-            mine = torch.cat([mine, rest], 1)
-            log_q = torch.cat([log_q, (1 - log_q.exp().sum(1, keepdim=True)).clamp_min(TAIL_FLOOR).log()], 1)
-        p, q = mine.exp(), log_q.exp()
-        value = (q * (log_q - mine)).sum(1) if self.direction == "forward" else (p * (mine - log_q)).sum(1)
+            mine = torch.cat([mine, rest.masked_fill(rest == -torch.inf, math.log(TAIL_FLOOR))], 1)
+            left = (1 - (log_q.exp() * counts).sum(1)).clamp_min(TAIL_FLOOR).log() if teacher.tail is None else teacher.tail[rows].to(log_q.dtype)
+            log_q = torch.cat([log_q, left[:, None]], 1)
+            counts = torch.cat([counts, torch.ones_like(left)[:, None]], 1)
+        p, q = mine.exp() * counts, log_q.exp() * counts
+        value, factor = self._classes(mine, log_q, p, q)
+        if teacher.known is not None:
+            value = value * teacher.known[rows]
         if not gradient:
             return value, None
-        # d value / d z_v is p_v times a factor of v's class: forward sum(q) - q_class / p_class; reverse ln(p_class / q_class) - KL
-        factor = q.sum(1, keepdim=True) - (log_q - mine).exp() if self.direction == "forward" else mine - log_q - value[:, None]
+        if teacher.known is not None:
+            factor = factor * teacher.known[rows, None]
+        # d value / d z_v is p_v times a factor of v's class
         slope = log_p.exp_()
         own = slope.gather(1, ids) * factor[:, : ids.size(1)]
         if mine.size(1) > ids.size(1):
             slope *= factor[:, -1:]
-        return value, slope.scatter_(1, ids, own).div_(temperature)
+        return value, slope.scatter_(1, ids, own).div_(teacher.temperature)
+
+    def _classes(self, log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """(r,) the value, and (r, C) the factor of each class: d value / d p of the class, less its mean under p."""
+        if self.direction == "forward":
+            return (q * (log_q - log_p)).sum(1), q.sum(1, keepdim=True) - (log_q - log_p).exp()
+        if self.direction == "reverse":
+            value = (p * (log_p - log_q)).sum(1)
+            return value, log_p - log_q - value[:, None]
+        mixed = torch.logaddexp(log_p + math.log1p(-self.mix), log_q + math.log(self.mix))
+        of_student = (p * (log_p - mixed)).sum(1)
+        value = self.mix * (q * (log_q - mixed)).sum(1) + (1 - self.mix) * of_student
+        return value, (1 - self.mix) * (log_p - mixed - of_student[:, None])
+
+
+@dataclass(frozen=True)
+class SampledDivergence:
+    """sum_i w_i (ln q_i - ln p_i): the forward KL over the whole vocabulary, on average over what was drawn from the teacher's tail (Anshumann et al., arXiv 2503.16870).
+
+    `teacher.ids` are the K kept tokens and then the drawn ones, which may repeat; weight (R, K): q of a kept token, and of a drawn one what makes the sum unbiased, 0 where
+    a place holds nothing. Its gradient is zero at student = teacher on average only.
+    """
+
+    teacher: Teacher
+    weight: Tensor
+
+    def __call__(self, logits: Tensor, rows: slice, *, gradient: bool, spare: bool) -> tuple[Tensor, Tensor | None]:
+        teacher, ids = self.teacher, self.teacher.ids[rows]
+        log_p = (logits / teacher.temperature).log_softmax(1)
+        weight = self.weight[rows].to(log_p.dtype)
+        if teacher.known is not None:
+            weight = weight * teacher.known[rows, None]
+        value = (weight * (teacher.log_probs[rows].to(log_p.dtype) - log_p.gather(1, ids))).sum(1)
+        if not gradient:
+            return value, None
+        return value, log_p.exp_().mul_(weight.sum(1, keepdim=True)).scatter_add_(1, ids, -weight).div_(teacher.temperature)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A term that is looked at and not learnt from: it has no gradient, and costs none."""
+
+    term: Term
+
+    def __call__(self, logits: Tensor, rows: slice, *, gradient: bool, spare: bool) -> tuple[Tensor, Tensor | None]:
+        return self.term(logits, rows, gradient=False, spare=False)

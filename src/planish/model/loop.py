@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from planish.model.curve import Step as Step
 from planish.model.ema import Average
 from planish.model.example import Example
 from planish.model.optimizer import optimizer_for as optimizer_for
+from planish.model.optimizer import trainable
 from planish.model.plan import Plan as Plan
 from planish.model.plan import batch_rows as batch_rows
 from planish.model.plan import make_plan as make_plan
@@ -61,16 +62,20 @@ def train(
     names: Seq[str] = (),
     ranks: Ranks = ALONE,
     trunk: Trunk | None = None,
+    may_differ: Collection[str] = (),
 ) -> Position:
     """Run the plan, from the newest sound checkpoint in `folder`. Figures go to `folder/metrics.jsonl`, one line a step. The model is left with the last weights, or
     with the best by validation where the plan keeps those; with an average, it is the average that is validated and left.
 
     `names` are the examples' row ids, for what is said about them. `trunk` keeps the outputs of frozen lower layers; a resumed run then equals an uninterrupted one to
-    rounding, as what is read and what is computed anew may differ by it. Only the first rank calls back. Raises InputError when the checkpoint is another run's, and RunFailed
+    rounding, as what is read and what is computed anew may differ by it. Only the first rank calls back. `may_differ` are keys of
+    the meaning in which the checkpoint may be another (`checkpoint.load`). Raises InputError when the checkpoint is another run's, and RunFailed
     loss_not_finite after three steps in a row whose loss or gradient is not finite; such a step changes no weight.
     """
     if refused := refusals(ranks, batch_size=plan.batch_size, optimizer=plan.optimizer, precision=plan.precision):
         raise InputError(*refused)
+    if not trainable(model):
+        raise InputError(Problem("train.adapter", "trains no parameter of this model", "choose another adapter, or other targets or layers of it"))
     folder.mkdir(parents=True, exist_ok=True)
     ranks = ranks if ranks.world > 1 else replace(ranks, device=device)
     meaning = meaning | {"plan": asdict(plan)}
@@ -83,7 +88,7 @@ def train(
         checkpoint.sweep(folder)
     newest = checkpoint.newest(folder, lambda aside: on_warning(f"a damaged checkpoint was set aside as {aside.name}; going on from the one before"), ranks)
     if newest is not None:
-        checkpoint.load(newest, state, meaning, ranks)
+        checkpoint.load(newest, state, meaning, ranks, may_differ=may_differ)
     figures = curve.Figures(folder / "metrics.jsonl", state.position.step) if ranks.first else None
     say = (on_start, on_step, on_checkpoint) if ranks.first else (_ignore, _ignore, _ignore)
     say[0](state.position)

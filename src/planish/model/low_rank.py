@@ -90,11 +90,12 @@ def wrapped(model: nn.Module, config: Any) -> Any:
 
 def said_by_us(call: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     """A call of PEFT without the warnings that we give, or have no need to give, ourselves: of tied heads (which are not merged), of PiSSA's own way of saving, and of patterns
-    that name no layer (ours are checked; those that PEFT adds for fused experts it looks for in the wrong place)."""
+    that name no layer (ours are checked; those that PEFT adds for fused experts it looks for in the wrong place), and of PEFT's asking transformers by an old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
         warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA with rank_pattern")
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return call(*inputs, **named)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from planish.errors import InputError, Problem
 from planish.model import adapter_folder, biases
-from planish.model.adapter_folder import BASE, CONFIG, TENSORS, shape_of
+from planish.model.adapter_folder import BASE, CONFIG, TENSORS, write_base
 from planish.model.bundled import identity
 from planish.model.load import load
 from planish.model.lora_folder import LoraFolder
@@ -122,15 +123,23 @@ def swap(model: nn.Module, folder: Path, base: Path) -> None:
     adapter_folder.load(model, folder)
 
 
+def swap_seconds(base: Path, one: Path, other: Path) -> float:
+    """How long it takes to put `other` in the place of `one` on a loaded base. Raises InputError where it cannot: another base, another kind, other shapes."""
+    adapter_folder.check_base(one, base)
+    model = adapter_folder.put(load(base, "fp32"), one)
+    began = time.perf_counter()
+    swap(model, other, base)
+    return time.perf_counter() - began
+
+
 def adopt(folder: Path, base: Path, out: Path) -> Path:
     """A copy of an adapter that was made elsewhere and names its base by no hash, bound to this base. Raises InputError where its tensors do not fit the base."""
     config = adapter_folder.read_config(folder)
     adapter_folder.put(load(base, "fp32"), folder)
-    named = f"sha256:{identity(base)}"
     out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": named}, indent=2) + "\n", encoding="utf-8")
+    (out / CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": f"sha256:{identity(base)}"}, indent=2) + "\n", encoding="utf-8")
     (out / TENSORS).write_bytes((folder / TENSORS).read_bytes())
-    (out / BASE).write_text(json.dumps({"base": named, "trained_on": "unknown", "shape": shape_of(base)}, indent=2) + "\n", encoding="utf-8")
+    write_base(out, base, "unknown")
     return out
 
 

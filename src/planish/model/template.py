@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from planish.errors import InputError, Problem
+from planish.model.outline import Outlines
 from planish.rows import Message, RejectCode, ToolCall
 
 _PROBE_TOOL = {
@@ -50,6 +51,7 @@ class Template:
         self.tokenizer = tokenizer
         self.special: dict[str, str] = dict(tokenizer.special_tokens_map)
         self._known: dict[str, Any] = {}
+        self._outlined: dict[tuple[str, bool], Outlines] = {}
 
     @cached_property
     def sha256(self) -> str:
@@ -77,7 +79,16 @@ class Template:
         return None
 
     def render(self, wanted: Iterable[Rendering]) -> list[str | Refused]:
-        """The text of each in order, or why the template cannot write it. Neighbours with equal tools are rendered by one call."""
+        """The text of each in order, or why the template cannot write it. Plain dialogues fill in the outline of their shape; of the others, neighbours with equal
+        tools are rendered by one call."""
+        wanted = list(wanted)
+        said = [None if one.tools else _said(one.messages) for one in wanted]
+        outlines = [self._outlines(prompt) for prompt in (False, True)] if any(said) else []
+        filled = [None if plain is None else outlines[one.prompt].filled(*plain) for one, plain in zip(wanted, said, strict=True)]
+        others = iter(self._rendered([one for one, text in zip(wanted, filled, strict=True) if text is None]))
+        return [next(others) if text is None else text for text in filled]
+
+    def _rendered(self, wanted: list[Rendering]) -> list[str | Refused]:
         found: list[str | Refused] = []
         for (tools, prompt, calls), group in groupby(wanted, key=lambda one: (one.tools, one.prompt, any(message.tool_calls for message in one.messages))):
             if calls and self.arguments is None:
@@ -106,12 +117,22 @@ class Template:
             self._known[text] = compiled
         return self._known[text]
 
+    def _outlines(self, prompt: bool) -> Outlines:
+        """Those of the template for dialogues without tools."""
+        text = self.tokenizer.get_chat_template(tools=None)
+        if (text, prompt) not in self._outlined:
+            self._outlined[text, prompt] = Outlines(self._compiled(text), text, self._given((), prompt))
+        return self._outlined[text, prompt]
+
+    def _given(self, tools: tuple[dict[str, Any], ...], prompt: bool) -> dict[str, Any]:
+        """What a template is given besides the turns."""
+        return {"tools": list(tools) or None, "documents": None, "add_generation_prompt": prompt, **self.special}
+
     def _written(self, conversations: list[list[dict[str, Any]]], tools: tuple[dict[str, Any], ...], prompt: bool) -> list[str | Refused]:
         from jinja2.exceptions import TemplateError
 
-        given = list(tools) or None
-        compiled = self._compiled(self.tokenizer.get_chat_template(tools=given))
-        more: dict[str, Any] = {"tools": given, "documents": None, "add_generation_prompt": prompt, **self.special}
+        more = self._given(tools, prompt)
+        compiled = self._compiled(self.tokenizer.get_chat_template(tools=more["tools"]))
         try:
             return [compiled.render(more, messages=turns) for turns in conversations]
         except (TemplateError, *_TEMPLATE_FAULTS) as why:
@@ -119,6 +140,17 @@ class Template:
                 return [_refused(why, conversations[0])]
         half = len(conversations) // 2  # one conversation that fails must not fail its neighbours
         return self._written(conversations[:half], tools, prompt) + self._written(conversations[half:], tools, prompt)
+
+
+def _said(messages: tuple[Message, ...]) -> tuple[tuple[str, ...], list[str]] | None:
+    """Roles and contents of turns that hold nothing else for a template; None where one calls, answers a call or has a name."""
+    roles, contents = [], []
+    for message in messages:
+        if message.tool_calls or message.name or message.role == "tool":
+            return None
+        roles.append(message.role)
+        contents.append(message.content)
+    return tuple(roles), contents
 
 
 def _refused(why: Exception, conversation: list[dict[str, Any]]) -> Refused:

@@ -1,8 +1,8 @@
 """Text to token ids, in batches, exactly as the tokenizer gives them; a word or a fixed turn that has been seen is not tokenised again.
 
 Special tokens stand in the text and are never added. Where the tokenizer is a byte-level BPE of a known family, a text falls into parts that cannot touch each other:
-at special tokens, and before a blank between two ASCII letters, where no pre-tokeniser pattern of those families matches across (a merge never leaves its match). Then
-the ids of the text are the ids of its parts, one after the other, and the parts are remembered. Any other tokenizer is given whole texts.
+at special tokens, and before a blank with an ASCII letter behind it, where a match of every pre-tokeniser pattern of those families begins, whatever stands before it (a
+merge never leaves its match). Then the ids of the text are the ids of its parts, one after the other, and the parts are remembered. Any other tokenizer is given whole texts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from typing import Any
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = frozenset({_LETTERS + r"\p{N}" + _REST, _LETTERS + r"\p{N}{1,3}" + _REST})
-"""The pre-tokeniser patterns of Qwen 2 and 3, and of Llama 3 and GPT-4: none matches a letter followed by a blank."""
-_WORDS = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])")
+"""The pre-tokeniser patterns of Qwen 2 and 3, and of Llama 3 and GPT-4. As in GPT-2's, only white space is matched together with a blank behind it, and it leaves that
+blank to a letter that follows."""
+_BEFORE_WORD = re.compile(r" (?=[A-Za-z])")
+_AROUND_LETTERS = re.compile(r"(?<=[A-Za-z])(?=[!-/:-@\[-`{-~\n])|(?<=[!-~]\n)(?=[A-Za-z])")
+"""Between letters and a mark or a line break behind them, as nothing but letters is matched after letters; and behind a single line break."""
 KNOWN_WORDS, KNOWN_PARTS = 1 << 16, 1 << 13
 """Kept in memory: the words of a language that matter, and the turns that many rows repeat."""
 _TRIAL = "system\nBe brief, don't ramble. 12345 ab  cd\n\n ef 你好 it's é\u0301 x y\tz IT'S We're \r\n end"
@@ -35,21 +38,20 @@ class TokenIds:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self._words: dict[str, list[int]] = {}
-        self._parts: dict[str, list[int]] = {}
+        self._parts = _Learnt(self._part)
+        self._begins = _Learnt(self._text)  # what a part begins with
+        self._words = _Learnt(lambda word: self._text(f" {word}"))  # what follows a blank; the blank is in the ids, not in the key
+        self._pieces = _Learnt(self._piece)  # what the two are made of: letters, and what is not
 
     def of(self, texts: Seq[str]) -> list[list[int]]:
         """Ids of each text, equal to `tokenizer(text, add_special_tokens=False)`."""
         if not self.in_parts:
             return self.whole(texts)
-        if len(self._parts) > KNOWN_PARTS:
-            self._parts.clear()
-        if len(self._words) > KNOWN_WORDS:
-            self._words.clear()
-        divided = [[part for part in self._at_added(text) if part] for text in texts]
-        known = self._parts
-        self._learn({part for parts in divided for part in parts if part not in known})
-        return [list(chain.from_iterable([known[part] for part in parts])) for parts in divided]
+        for known, most in ((self._parts, KNOWN_PARTS), (self._begins, KNOWN_WORDS), (self._words, KNOWN_WORDS), (self._pieces, KNOWN_WORDS)):
+            if len(known) > most:
+                known.clear()
+        self._parts.update(self._own)  # what was added to the vocabulary is never divided
+        return [_joined(self._parts, parts) for parts in map(self._at_added, texts)]
 
     def whole(self, texts: Seq[str]) -> list[list[int]]:
         """The tokenizer's own answer for whole texts."""
@@ -63,12 +65,33 @@ class TokenIds:
         found = self._special.search(text) if self._special else None
         return found.group() if found else None
 
-    def _learn(self, parts: set[str]) -> None:
-        words = {part: _WORDS.split(part) for part in parts}
-        known = self._words
-        new = list({word for cut in words.values() for word in cut if word not in known})
-        known.update(zip(new, self.whole(new), strict=True))
-        self._parts.update((part, list(chain.from_iterable([known[word] for word in cut]))) for part, cut in words.items())
+    def _part(self, part: str) -> list[int]:
+        begin, *words = _BEFORE_WORD.split(part)
+        return self._begins[begin] + _joined(self._words, words)
+
+    def _text(self, text: str) -> list[int]:
+        """Ids of a text with at most one word: of its letters, and of the marks around it."""
+        return _joined(self._pieces, _AROUND_LETTERS.split(text))
+
+    def _piece(self, piece: str) -> list[int]:
+        """Letters alone are one match, so the merges can be given them as they are: three times as fast as with all that is around the merges."""
+        if piece.isascii() and piece.removeprefix(" ").isalpha():
+            return [token.id for token in self._model.tokenize(piece.replace(" ", self._blank))]
+        return self.whole([piece])[0]
+
+    @cached_property
+    def _own(self) -> dict[str, list[int]]:
+        return {token: [id] for token, id in self.tokenizer.get_added_vocab().items()} | {"": []}
+
+    @cached_property
+    def _model(self) -> Any:
+        return self.tokenizer.backend_tokenizer.model
+
+    @cached_property
+    def _blank(self) -> str:
+        """How the pre-tokeniser writes a blank."""
+        ((written, _),) = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(" ")
+        return str(written)
 
     @cached_property
     def _special(self) -> re.Pattern[str] | None:
@@ -97,8 +120,30 @@ class TokenIds:
         if any(token.lstrip or token.rstrip or token.single_word or (token.normalized and backend.normalizer is not None) for token in added):
             return False
         trial = _TRIAL.join(["", *self.tokenizer.get_added_vocab(), ""])
-        parts = [word for part in self._at_added(trial) if part for word in _WORDS.split(part)]
-        return list(chain.from_iterable(self.whole(parts))) == self.whole([trial])[0]
+        pieces = [piece for part in self._at_added(trial) for piece in ([part] if part in self._own else _pieces(part))]
+        return list(chain.from_iterable(self.whole(pieces))) == self.whole([trial])[0]
+
+
+class _Learnt(dict[str, list[int]]):
+    """Ids of texts, each made when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, text: str) -> list[int]:
+        ids = self[text] = self._make(text)
+        return ids
+
+
+def _joined(known: _Learnt, texts: Iterable[str]) -> list[int]:
+    """Ids of the texts one after another."""
+    return list(chain.from_iterable(map(known.__getitem__, texts)))
+
+
+def _pieces(part: str) -> list[str]:
+    begin, *rest = _BEFORE_WORD.split(part)
+    return [piece for word in (begin, *(f" {word}" for word in rest)) for piece in _AROUND_LETTERS.split(word)]
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:

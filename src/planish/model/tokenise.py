@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planish.data.parallel import map_chunks
+from planish.data.parallel import map_chunks, uncollected
 from planish.data.table import ROW, Table, line_of
 from planish.data.task import Task
 from planish.model.chat import Chat
@@ -67,6 +67,7 @@ class How:
         return {"format": FORMAT, "tokenizer": files, "task": task, **options}
 
 
+@uncollected()
 def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | None = None) -> TokenStore:
     """The store of these rows under `root`: the one that is there, or a new one that appears only complete.
 

@@ -21,6 +21,7 @@ from planish.model.optimizer import trainable
 from planish.model.policy import score
 from planish.store.objects import file_hash
 
+ASKED = "What is merged must answer as the adapter beside its base does; every token of this sentence is asked of both."
 MERGE_TOLERANCE = 1e-4
 """Of the largest log-probability: what the rounding of fp32 leaves between a merged and an attached adapter, and no more."""
 
@@ -44,7 +45,7 @@ def outputs(model: nn.Module, rows: Seq[Sequence], precision: str, device: torch
         said = score(model, build(rows), precision, device).log_prob
         if getattr(base_of(model), "class_head", None) is None:
             return said
-        classes = class_logits(model, [row.ids for row in rows], precision, device)
+        classes = class_logits(model, [row.ids[:-1] for row in rows], precision, device)  # the last token is a target and never read
         return torch.cat([said, classes.flatten().to(said.dtype)])
     finally:
         model.train(was)
@@ -56,13 +57,19 @@ def output_change(before: Tensor, after: Tensor) -> float:
 
 
 def save(model: Any, chat: Chat, folder: Path, base: Path) -> None:
-    """`adapter/` for an adapter, `model/` for full weights, each with the tokenizer. The adapter's config names the base by hash, not by a path of this machine."""
+    """`adapter/` for an adapter, `model/` for full weights, each with the tokenizer and with base.json, which names the base by hash and not by a path of this machine."""
     if adapter_folder.is_adapter(model):
         adapter_folder.write(model, folder / "adapter", base)
     else:
         model.save_pretrained(folder / "model", safe_serialization=True)
+        name_base(folder / "model", base)
         chat.save(folder / "model")  # a whole model: exporters and other tools open it by itself
     chat.save(folder / "tokenizer")
+
+
+def name_base(model: Path, base: Path) -> None:
+    """Write into a folder of whole weights which base they were trained from."""
+    adapter_folder.write_base(model, base)
 
 
 def open_trained(base: Path, trained: Path, precision: Literal["fp32", "bf16"], *, four_bit: bool = False) -> nn.Module:
@@ -95,14 +102,35 @@ def merged(base: Path, trained: Path, into: merge.Into = "original") -> nn.Modul
 
 
 def merged_and_checked(base: Path, trained: Path, rows: Seq[Sequence], into: merge.Into = "original") -> tuple[nn.Module, float]:
-    """The merged weights and how far their answers to a few rows are from those of the adapter beside its base, in nats.
+    """The merged weights of a training result and how far their answers to a few rows are from those of the adapter beside its base, in nats. Raises as `checked` does."""
+    return checked(base, trained / "adapter", rows, into)
+
+
+def checked(base: Path, adapter: Path, rows: Seq[Sequence], into: merge.Into) -> tuple[nn.Module, float]:
+    """An adapter merged, and how far its answers are from those of the adapter beside its base, in nats.
 
     Raises RunFailed beyond 1e-4 of the largest log-probability: then what was trained is not what would be served.
     """
-    beside = outputs(open_trained(base, trained, "fp32", four_bit=into == "dequantised"), rows, "fp32")
-    model = merged(base, trained, into)
+    adapter_folder.check_base(adapter, base)
+    merge.refuse_kind(adapter)
+    attached = adapter_folder.put(load(base, "fp32", four_bit=into == "dequantised"), adapter).eval()
+    beside = outputs(attached, rows, "fp32")
+    del attached
+    model = merge.merged(base, adapter, into)
     off = output_change(beside, outputs(model, rows, "fp32"))
     if off > MERGE_TOLERANCE * max(1.0, float(beside.abs().max())):
         why = f"merged, it answers {off:.1e} nats apart from the adapter beside its base"
-        raise RunFailed(Problem(str(trained), why, "serve the adapter beside its base and report this"))
+        raise RunFailed(Problem(str(adapter), why, "serve the adapter beside its base and report this"))
     return model, off
+
+
+def write_merged(base: Path, adapter: Path, out: Path, into: merge.Into = "original") -> float:
+    """A folder of the base's weights with the adapter in them, tokenizer and base.json beside them; how far its answers are from the attached adapter's, in nats."""
+    chat = Chat.load(base)
+    ids = tuple(chat.encode(ASKED))
+    model: Any
+    model, off = checked(base, adapter, [Sequence(ids, (0.0, *[1.0] * (len(ids) - 1)))], into)
+    model.save_pretrained(out, safe_serialization=True)
+    name_base(out, base)
+    chat.save(out)
+    return off

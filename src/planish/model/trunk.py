@@ -32,9 +32,9 @@ from planish.model.tree_forward import autocast, forward, padded_size
 def frozen_depth(model: nn.Module) -> int:
     """How many layers from the first on stand below everything that is trained, embeddings included; 0 when there is no such layer."""
     stack = layers(model)
-    above = [*_after(model), *stack]
-    head = base_of(model).get_output_embeddings()
-    ours = {id(parameter) for module in above for parameter in module.parameters()} | {id(p) for p in head.parameters()}
+    heads = [base_of(model).get_output_embeddings(), getattr(base_of(model), "class_head", nn.Identity())]
+    above = [*_after(model), *stack, *heads]
+    ours = {id(parameter) for module in above for parameter in module.parameters()}
     below = {id(parameter) for module in _before(model) for parameter in module.parameters()}
     for parameter in model.parameters():
         if parameter.requires_grad and (id(parameter) in below or id(parameter) not in ours):

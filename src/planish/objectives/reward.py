@@ -18,8 +18,8 @@ from planish.model.policy import Scored
 from planish.rows import PreferenceRow
 
 ROW = PreferenceRow
-HEAD = True
-"""It reads a head on the model: adapter head."""
+HEAD = "reward"
+"""The kind of head that it trains."""
 
 
 def encode(row: PreferenceRow, chat: Chat) -> Example:

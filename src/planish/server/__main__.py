@@ -12,7 +12,9 @@ from planish.data.redact import Redactor
 from planish.data.request_log import JsonlRequestLog
 from planish.errors import PlanishError
 from planish.events import EventType, ReasonCode
+from planish.model.asker import decoding_of
 from planish.model.chat import Chat
+from planish.recipe import DecodingSection
 from planish.server.app import create_app
 from planish.server.keys import KeyRing
 from planish.server.run import ensure_port_free, serve
@@ -33,6 +35,7 @@ def main(folder: Path) -> int:
     engine = shelf.call("engines", config["engine"]["name"], "start", config["engine"]["options"])(package / config["file"])
     # an exact engine answers one request at a time; the others wait here, where the queue is bounded
     slots = 1 if options.get("exact") else int(options.get("slots", 1))
+    data = dataset.read(Path(config["dataset"]))
     served = Served(
         name=config["model"],
         engine=engine,
@@ -44,7 +47,8 @@ def main(folder: Path) -> int:
         unproven=config["unproven"],
         template_hash=chat.template_hash,
         package_hash=package.name,
-        gold_hash=dataset.read(Path(config["dataset"])).manifest.gold_sha256,
+        gold_hash=data.manifest.gold_sha256,
+        decoding=decoding_of(data.task, DecodingSection.model_validate(config.get("decoding") or {})),
     )
     # no text is kept unless it can be redacted first
     log = JsonlRequestLog(deployment.log, Redactor() if config["log_content"] and config["redact"] else None)

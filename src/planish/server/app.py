@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from planish.data.request_log import Correction, RequestLog
+from planish.rows import Message
 from planish.server import openai_shapes as shapes
 from planish.server.gateway import EventStream, Exchange, Gateway, unless_gone
 from planish.server.guard import Guard
@@ -88,7 +89,9 @@ def _inference(app: FastAPI, gateway: Gateway) -> None:
         asked = parse(await _body(request), ChatRequest, engine=gateway.served.engine.name)
         _same_model(asked.model, gateway)
         prompt = await gateway.chat_prompt(asked)
-        content = {"messages": [message.plain().model_dump(include={"role", "content"}) for message in asked.messages]}
+        content: dict[str, Any] = {"messages": [_logged(message.plain()) for message in asked.messages]}
+        if asked.offered:
+            content["tools"] = list(asked.offered)
         return await _answer(request, gateway, "chat", asked, prompt, content)
 
     @app.post("/v1/completions")
@@ -97,6 +100,12 @@ def _inference(app: FastAPI, gateway: Gateway) -> None:
         _same_model(asked.model, gateway)
         prompt = await gateway.text_prompt(asked)
         return await _answer(request, gateway, "text", asked, prompt, {"prompt": asked.prompt})
+
+
+def _logged(message: Message) -> dict[str, Any]:
+    """A turn as the log keeps it: role and content, and the calls and results of tools where it has them."""
+    said = message.model_dump(mode="json")
+    return {name: value for name, value in said.items() if name in ("role", "content") or value}
 
 
 async def _answer(
@@ -108,8 +117,9 @@ async def _answer(
         kind,
         prompt,
         gateway.decoding(asked, prompt),
-        labels=asked.structured_outputs.choice if asked.structured_outputs else (),
+        labels=(asked.structured_outputs.choice if asked.structured_outputs else None) or (),
         options=await gateway.options(asked, prompt),
+        tools=asked.offered if isinstance(asked, ChatRequest) else (),
         content=None if request.headers.get("x-planish-opt-out", "0").strip() not in ("", "0") else content,
     )
     try:

@@ -17,8 +17,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from planish.data.request_log import Finish, LogRecord, RequestLog
+from planish.data.said_calls import said_calls
 from planish.errors import PlanishError
+from planish.model.constraint import Constraint
 from planish.model.engine import Decoding, Delta
+from planish.rows import ToolCall
 from planish.server import openai_shapes as shapes
 from planish.server.admission import RETRY_AFTER_S, Admission
 from planish.server.generation import Answer, EngineFailed, chosen, streamed
@@ -54,8 +57,11 @@ class Gateway:
 
     async def chat_prompt(self, request: ChatRequest) -> list[int]:
         """The prompt ids of a conversation, through the one template function."""
-        messages = [message.plain() for message in request.messages]
-        return await self._tokenized(partial(self.served.render, messages), "messages")
+        messages, tools = [message.plain() for message in request.messages], request.offered
+        prompt = await self._tokenized(partial(self.served.render, messages, tools), "messages")
+        if tools and prompt == await self._tokenized(partial(self.served.render, messages, ()), "messages"):
+            raise Refusal(400, "tools: this model's chat template leaves them out, so it could not call them", code="unsupported_by_template", param="tools")
+        return prompt
 
     async def text_prompt(self, request: CompletionRequest) -> list[int]:
         """The ids of a plain prompt: given, or encoded without a template."""
@@ -79,9 +85,9 @@ class Gateway:
 
     async def options(self, request: ChatRequest | CompletionRequest, prompt: Sequence[int]) -> list[list[int]]:
         """The token ids of the labels in `structured_outputs.choice`; empty when the answer is free."""
-        if request.structured_outputs is None:
+        labels = request.structured_outputs.choice if request.structured_outputs else None
+        if labels is None:
             return []
-        labels = request.structured_outputs.choice
         param = "structured_outputs.choice"
         options = [await self._tokenized(partial(self.served.encode, label), param) for label in labels]
         for index, option in enumerate(options):
@@ -104,7 +110,10 @@ class Gateway:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "top_k": request.top_k,
+            "min_p": request.min_p,
+            "repetition_penalty": request.repetition_penalty,
             "seed": request.seed,
+            "constraint": _constraint(request),
             "stop": None if stop is None else ((stop,) if isinstance(stop, str) else tuple(stop)),
             "max_new_tokens": min(asked or self.served.decoding.max_new_tokens, room),
         }
@@ -121,7 +130,7 @@ class Exchange:
 
     def __init__(
         self, gateway: Gateway, kind: shapes.Kind, prompt: list[int], decoding: Decoding, *, labels: Sequence[str], options: list[list[int]],
-        content: dict[str, Any] | None,
+        content: dict[str, Any] | None, tools: Sequence[dict[str, Any]] = (),
     ) -> None:  # fmt: skip
         self.gateway = gateway
         self.kind = kind
@@ -130,6 +139,7 @@ class Exchange:
         self.labels = labels
         self.options = options
         self.content = content  # None: the client opted out
+        self.offered = {tool["function"]["name"] for tool in tools}
         self.id = ("chatcmpl-" if kind == "chat" else "cmpl-") + secrets.token_hex(12)
         now = datetime.now(UTC)
         self.ts = now.isoformat(timespec="milliseconds")
@@ -164,17 +174,22 @@ class Exchange:
         finally:
             acknowledged = self.ended()
         await acknowledged
-        return shapes.completion(self.kind, self.head, "".join(self.parts), finish, counts)
+        return shapes.completion(self.kind, self.head, "".join(self.parts), finish, counts, self.calls())
+
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls that the whole answer makes of the tools on offer; none where it was cut, or calls anything else: then it is text."""
+        said = said_calls("".join(self.parts)).calls if self.offered and self.finish == "stop" else ()
+        return said if {call.name for call in said} <= self.offered else ()
 
     async def events(self, include_usage: bool) -> AsyncIterator[bytes]:
-        """The answer as server-sent events. The record is on disk before the last of them."""
+        """The answer as server-sent events. The record is on disk before the last of them. Where tools are on offer the text is held back until it is known to be no call."""
         try:
             if self.kind == "chat":
                 yield shapes.event(shapes.chunk(self.kind, self.head, text="", role=True))
             async for delta in self._deltas():
                 if delta is None:
                     yield b": ping\n\n"
-                elif delta.text:
+                elif delta.text and not self.offered:
                     yield shapes.event(shapes.chunk(self.kind, self.head, text=delta.text))
             finish = self.finish
         except Refusal as refusal:
@@ -182,7 +197,12 @@ class Exchange:
             yield shapes.event(refusal.body)
             return
         await self.ended()
-        yield shapes.event(shapes.chunk(self.kind, self.head, finish=finish))
+        calls = self.calls()
+        if calls:
+            yield shapes.event(shapes.calls_chunk(self.head, calls))
+        elif self.offered:
+            yield shapes.event(shapes.chunk(self.kind, self.head, text="".join(self.parts)))
+        yield shapes.event(shapes.chunk(self.kind, self.head, finish="tool_calls" if calls else finish))
         if include_usage:
             yield shapes.event(shapes.usage_chunk(self.kind, self.head, shapes.usage(len(self.prompt), self.tokens)))
         yield b"data: [DONE]\n\n"
@@ -225,7 +245,7 @@ class Exchange:
             ts=self.ts,
             model=gateway.served.name,
             template_hash=gateway.served.template_hash,
-            params={name: value for name, value in asdict(self.decoding).items() if name != "stop"},  # stop texts are the client's words: content
+            params={name: value for name, value in asdict(self.decoding).items() if name not in ("stop", "constraint")},  # those are the client's words
             prompt_tokens=len(self.prompt),
             completion_tokens=self.tokens,
             latency_ms=round((ended - self.began) * 1e3, 3),
@@ -250,6 +270,22 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._exchange.ended()
+
+
+def _constraint(request: ChatRequest | CompletionRequest) -> Constraint | None:
+    """The form that the request asks for; labels are chosen, not written. Raises Refusal (400) naming what masks cannot hold."""
+    told, form = request.structured_outputs, request.response_format
+    try:
+        if told is not None and told.regex is not None:
+            return Constraint.regex(told.regex)
+        if told is not None and told.grammar is not None:
+            return Constraint.grammar(told.grammar)
+        if form is not None and form.json_schema is not None:
+            return Constraint.json_schema(form.json_schema.form)
+        return Constraint.json_object() if form is not None and form.type == "json_object" else None
+    except PlanishError as refused:
+        param = "response_format" if form is not None and form.type != "text" else "structured_outputs"
+        raise Refusal(400, str(refused), code="unsupported_schema", param=param) from refused
 
 
 async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, _T]) -> _T:

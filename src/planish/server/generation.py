@@ -39,7 +39,8 @@ class Answer:
         try:
             while True:
                 try:
-                    piece = await asyncio.wait_for(self._pieces.get(), ping)
+                    async with asyncio.timeout(ping):  # wait_for of Python 3.11 loses a cancellation that meets a piece
+                        piece = await self._pieces.get()
                 except TimeoutError:
                     yield None
                     continue

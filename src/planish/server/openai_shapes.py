@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from planish.rows import ToolCall, canonical_json
 from planish.server.served import Served
 
 Kind = Literal["chat", "text"]
@@ -15,14 +17,30 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": prompt_tokens + completion_tokens}
 
 
-def completion(kind: Kind, head: dict[str, Any], text: str, finish: str, counts: dict[str, int]) -> dict[str, Any]:
-    """A whole answer."""
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
-    if kind == "chat":
+def tool_calls(id: str, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Calls as OpenAI writes them, their arguments as JSON text; each has an id of its own, made of the answer's."""
+    return [
+        {"id": f"call_{id[-12:]}{place}", "type": "function", "function": {"name": call.name, "arguments": canonical_json(call.arguments)}}
+        for place, call in enumerate(calls)
+    ]
+
+
+def completion(kind: Kind, head: dict[str, Any], text: str, finish: str, counts: dict[str, int], calls: Sequence[ToolCall] = ()) -> dict[str, Any]:
+    """A whole answer; where it calls tools, the calls stand in place of its text."""
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "tool_calls" if calls else finish}
+    if calls:
+        choice["message"] = {"role": "assistant", "content": None, "refusal": None, "tool_calls": tool_calls(head["id"], calls)}
+    elif kind == "chat":
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
     else:
         choice["text"] = text
     return {**head, "object": "chat.completion" if kind == "chat" else "text_completion", "choices": [choice], "usage": counts}
+
+
+def calls_chunk(head: dict[str, Any], calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """The calls of a streamed answer, whole."""
+    delta = {"tool_calls": [{"index": place, **call} for place, call in enumerate(tool_calls(head["id"], calls))]}
+    return {**head, "object": "chat.completion.chunk", "choices": [{"index": 0, "logprobs": None, "finish_reason": None, "delta": delta}]}
 
 
 def chunk(kind: Kind, head: dict[str, Any], *, text: str | None = None, role: bool = False, finish: str | None = None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Frozen sentence encoder and logistic regression: no generation, minutes on a CPU, and often the winner on small classification.
 
-The encoder is never trained; the regression's strength C is chosen by cross-validation on the training rows alone (MISSION B4). A fitted classifier is
-kept as safetensors and JSON, without pickle, and predicts after loading exactly what scikit-learn predicted before."""
+The encoder is the bundled one, a model in a folder (its last hidden states, averaged), or `char_ngrams`, which needs no model at all. It is never trained on labels;
+the regression's strength C is chosen by cross-validation on the training rows alone (MISSION B4). A fitted classifier is kept as safetensors and JSON, without pickle,
+and predicts after loading exactly what scikit-learn predicted before."""
 
 from __future__ import annotations
 
@@ -21,11 +22,14 @@ from numpy.typing import NDArray
 from planish.data.task import Task
 from planish.errors import InputError, MissingExtra, Problem
 from planish.lazy import require
+from planish.model import char_ngrams
 from planish.model.asker import Asker
+from planish.model.char_ngrams import CharNgrams
 from planish.model.encoder import embed, encoder_hash
 from planish.rows import LabelRow, Sample
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C; embeddings have length 1, so useful values lie above the customary 1
+NGRAMS = "char_ngrams"
 KEEPS = True
 """The stage hands it a folder for what it fitted."""
 
@@ -66,10 +70,11 @@ class Fitted:
     encoder_sha256: str
     c: float
     truncated: int = 0
+    ngrams: CharNgrams | None = None
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The most probable class of each text."""
-        return self.predict_vectors(embed(texts, encoder=self.encoder)[0])
+        return self.predict_vectors(self.ngrams.embed(texts) if self.ngrams is not None else embed(texts, encoder=self.encoder)[0])
 
     def predict_vectors(self, vectors: NDArray[np.float64]) -> list[str]:
         """The most probable class of each embedding (n, H)."""
@@ -88,6 +93,8 @@ class Fitted:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         tensors = {"coef": np.ascontiguousarray(self.coef), "intercept": np.ascontiguousarray(self.intercept)}
+        if self.ngrams is not None:
+            tensors |= {"idf": self.ngrams.idf, "components": np.ascontiguousarray(self.ngrams.components)}
         require("safetensors.numpy", extra="train").save_file(tensors, aside / "head.safetensors")
         about = {"format": 1, "classes": self.classes, "encoder": self.encoder, "encoder_sha256": self.encoder_sha256}
         about |= {"c": self.c, "truncated": self.truncated}
@@ -110,12 +117,13 @@ def load(folder: Path) -> Fitted:
             about["encoder_sha256"],
             float(about["c"]),
             int(about["truncated"]),
+            CharNgrams(tensors["idf"], tensors["components"]) if about["encoder"] == NGRAMS else None,
         )
     except MissingExtra:
         raise
     except Exception as damage:  # safetensors raises a class of its own that need not be importable here
         raise InputError(Problem(str(folder), f"is no saved classifier: {damage}", "save it again with Fitted.save")) from damage
-    if encoder_hash(found.encoder) != found.encoder_sha256:
+    if found.ngrams is None and encoder_hash(found.encoder) != found.encoder_sha256:
         raise InputError(Problem(str(folder), f'was fitted on another version of encoder "{found.encoder}"', "install that version, or fit again"))
     return found
 
@@ -134,12 +142,15 @@ def fit(train: Sequence[LabelRow], labels: Sequence[str], *, encoder: str = "min
         problems.append(Problem("folds", f"{folds} folds leave nothing to hold out", "folds >= 2, 5 by default"))
     if problems:
         raise InputError(*problems)
-    vectors, truncated = embed([row.text for row in train], encoder=encoder)
+    texts = [row.text for row in train]
+    ngrams = char_ngrams.fit(texts, seed=seed) if encoder == NGRAMS else None
+    vectors, truncated = (ngrams.embed(texts), 0) if ngrams is not None else embed(texts, encoder=encoder)
     targets = np.array([row.label for row in train])
     groups = [f"group {row.group}" if row.group is not None else f"row {position}" for position, row in enumerate(train)]
     strength = c if c is not None else choose_c(vectors, targets, groups, folds=folds, seed=seed)
     head = _regression(strength).fit(vectors, targets)
-    return Fitted(tuple(str(name) for name in head.classes_), head.coef_, head.intercept_, encoder, encoder_hash(encoder), strength, truncated)
+    known_by = encoder_hash(encoder) if ngrams is None else ""
+    return Fitted(tuple(str(name) for name in head.classes_), head.coef_, head.intercept_, encoder, known_by, strength, truncated, ngrams)
 
 
 def choose_c(vectors: NDArray[np.float64], targets: NDArray[np.str_], groups: Sequence[str], *, folds: int, seed: int) -> float:

@@ -42,7 +42,8 @@ class Context:
 
 
 class Stage(Protocol):
-    """A box of the flow: one module of `planish.stages`."""
+    """A box of the flow: one module of `planish.stages`. It may also have `preflight(recipe, store)`, which refuses before anything runs; `still_true(context, folder)`, whether
+    a result that is known still holds; and `agree(recipe, folder)`, which refuses a recipe that a known result cannot serve."""
 
     NEEDS: tuple[str, ...]  # the stages whose artifacts it reads
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planish import rules, shelf
+from planish.data.task import filled
 from planish.engines import llamacpp
+from planish.errors import InputError, Problem
 from planish.events import EventType, ReasonCode
 from planish.evidence.facts import ReportFacts
 from planish.evidence.retained import quality_retained
@@ -19,54 +22,79 @@ from planish.recipe import Recipe, Use
 from planish.scores import EvalReport, Metric
 from planish.stages._context import Context, Inputs, read_reports, write_json, write_report
 from planish.stages._gold import Gold, read_gold
-from planish.stages._scoring import judge
+from planish.stages._plain import Plain, plain, refusals
+from planish.stages._scoring import judge, primary, readable
 from planish.stages.evaluate import candidate_name
+from planish.store import Store
 
 NEEDS = ("prepare", "train", "evaluate")
-CHUNK = 16
 
 
 def options(recipe: Recipe) -> dict[str, Any]:
     """What is made, the rules it must meet, and the base."""
     assert recipe.compress is not None
     folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    return {"compress": recipe.compress.model_dump(), "model": bundled.identity(folder), "scorers": [scorer.model_dump() for scorer in recipe.evaluate.scorers]}
+    judged = {"scorers": [scorer.model_dump() for scorer in recipe.evaluate.scorers], "decoding": recipe.evaluate.decoding.model_dump()}
+    return {"compress": recipe.compress.model_dump(), "model": bundled.identity(folder), **judged}
+
+
+def preflight(recipe: Recipe, store: Store) -> None:
+    """What cannot be made plain weights of, or could not be scored as a file, is refused before anything runs."""
+    problems = list(refusals(recipe))
+    known = filled(recipe, recipe.data.task) if recipe.data.task is not None else recipe
+    if known.evaluate.scorers and not readable(known.evaluate.scorers):
+        problems.append(_unreadable(known))
+    if problems:
+        raise InputError(*problems)
+
+
+def _unreadable(recipe: Recipe) -> Problem:
+    names = ", ".join(use.name for use in recipe.evaluate.scorers)
+    why = f"a file is scored by its answers, and {names} reads log-probabilities"
+    return Problem("compress", why, "name a scorer that reads answers beside it: evaluate.scorers")
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
     """The package: the files, the tokenizer, a report per file, `compress_report.json` with what each kept."""
-    recipe = context.recipe
-    assert recipe.compress is not None
     gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
+    recipe = filled(context.recipe, gold.task.shape)
+    context = replace(context, recipe=recipe)
+    assert recipe.compress is not None
+    if not readable(recipe.evaluate.scorers):
+        raise InputError(_unreadable(recipe))
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     teacher = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     shutil.copytree(inputs["train"] / "tokenizer", folder / "tokenizer")
-    entries = [_export(use, context, gold, base, inputs["train"], teacher, folder) for use in recipe.compress.export]
+    weights = plain(recipe, base, inputs["train"], inputs["prepare"], context.work)
+    entries = [_export(use, context, gold, weights, teacher, folder) for use in recipe.compress.export]
     passed = all(entry["passed"] for entry in entries)
-    write_json(folder / "compress_report.json", {"unproven": context.unproven, "passed": passed, "files": entries})
+    write_json(
+        folder / "compress_report.json",
+        {"unproven": context.unproven, "passed": passed, "merge": recipe.compress.merge, "apart": weights.apart, "files": entries},
+    )
     if not passed:
         context.event(
             EventType.GATE_REFUSED, {"files": [entry["file"] for entry in entries if not entry["passed"]]}, severity="warning", reason_code=ReasonCode.GATE
         )
 
 
-def _export(use: Use, context: Context, gold: Gold, base: Path, trained: Path, teacher: EvalReport, folder: Path) -> dict[str, Any]:
+def _export(use: Use, context: Context, gold: Gold, weights: Plain, teacher: EvalReport, folder: Path) -> dict[str, Any]:
     """One file, scored in its own runtime against the model it was made from."""
     assert context.recipe.compress is not None
-    adapter, checkpoint = (trained / "adapter", base) if (trained / "adapter").is_dir() else (None, trained / "model")
-    made = shelf.call("exporters", use.name, "export", use.options)(checkpoint, folder, adapter)
+    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder, weights.adapter)
     context.event(EventType.ARTIFACT_EXPORTED, made.model_dump(mode="json"))
     report = score_file(folder / made.file, made.file, Chat.load(folder / "tokenizer"), gold, context)
     write_report(folder, report.model_copy(update={"system": made.file}))
-    scorer = context.recipe.evaluate.scorers[0].name
-    metric = f"{scorer}.{shelf.find('scorers', scorer).load().PRIMARY}"
-    retained = quality_retained(report, teacher, metric, groups=gold.groups)
-    size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    metric = primary(readable(context.recipe.evaluate.scorers))
+    size = sum(path.stat().st_size for path in weights.checkpoint.glob("*.safetensors"))
     figures: dict[str, Metric] = {
-        "quality_retained": retained,
         "bytes": Metric(name="bytes", value=made.bytes, n=1, higher_is_better=False),
         "size_ratio": Metric(name="size_ratio", value=made.bytes / size, n=1, higher_is_better=False),
     }
+    try:
+        figures["quality_retained"] = quality_retained(report, teacher, metric, groups=gold.groups)
+    except InputError as undefined:  # a rule on it fails as not measured
+        context.progress.say(f"  {made.file}: {undefined.problems[0].why}")
     facts = ReportFacts([report], [], [teacher], figures=figures, groups=gold.groups)
     results = [rules.decide(rules.parse(rule), facts) for rule in context.recipe.compress.gate]
     for result in results:
@@ -83,17 +111,13 @@ def _export(use: Use, context: Context, gold: Gold, base: Path, trained: Path, t
 
 
 def score_file(path: Path, system: str, chat: Chat, gold: Gold, context: Context) -> EvalReport:
-    """The gold set asked of a GGUF file in llama.cpp: same prompts, same constrained decoding."""
+    """The gold set asked of a GGUF file in llama.cpp: same prompts, same decoding."""
     engine = llamacpp.start(path)
-    answers: list[str | None] = []
+    scorers = readable(context.recipe.evaluate.scorers)
     began = time.perf_counter()
     try:
-        asker = Asker(engine, chat)
         with context.progress.bar(f"gold set, {path.name}", len(gold.samples)) as advance:
-            for start in range(0, len(gold.samples), CHUNK):
-                part = gold.samples[start : start + CHUNK]
-                answers += asker.choose([sample.messages for sample in part], gold.labels)
-                advance(len(part))
+            answers = Asker(engine, chat, engine.context, advance, told=context.recipe.evaluate.decoding).answer(gold.samples, gold.task)
     finally:
         engine.close()
-    return judge(system, answers, gold, context.recipe.evaluate.scorers, time.perf_counter() - began).report
+    return judge(system, answers, gold, scorers, time.perf_counter() - began).report

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from planish.data import general
+from planish.data.task import filled
 from planish.engines.transformers import TransformersEngine
 from planish.events import EventType
 from planish.model import bundled
 from planish.model import precision as number_format
-from planish.model.asker import Asker
 from planish.model.chat import Chat
 from planish.model.general import evaluate
+from planish.model.head_engine import HeadEngine, has_head
 from planish.model.trained import open_trained
 from planish.recipe import Recipe
 from planish.scores import EvalReport
+from planish.stages._asking import asker_of, asking_options, base_pairs
 from planish.stages._context import Context, Inputs, write_json, write_report
+from planish.stages._general import general_options, general_rows
 from planish.stages._gold import Gold, read_gold
-from planish.stages._scoring import judge
+from planish.stages._losses import write_memorised, write_slices
+from planish.stages._scoring import BasePairs, judge, primary, require_references
+from planish.stages._screening import asked, ruled_out, screening
 
 NEEDS = ("prepare", "train")
-CHUNK = 64
 
 
 def options(recipe: Recipe) -> dict[str, Any]:
     """The scorers, the general suites, and the base that the adapter stands on."""
     folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    scorers = [scorer.model_dump() for scorer in recipe.evaluate.scorers]
-    return {"scorers": scorers, "general": recipe.evaluate.general, "model": bundled.identity(folder), "name": candidate_name(recipe)}
+    return {**asking_options(recipe.evaluate), **general_options(recipe), "model": bundled.identity(folder), "name": candidate_name(recipe)}
 
 
 def candidate_name(recipe: Recipe) -> str:
@@ -38,16 +42,24 @@ def candidate_name(recipe: Recipe) -> str:
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """`reports/<candidate>.json` and `general.json`."""
-    recipe = context.recipe
+    """`reports/<candidate>.json`, `general.json`, `slices.json` and `memorised.json`."""
+    gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
+    recipe = filled(context.recipe, gold.task.shape)
+    context = replace(context, recipe=recipe)
+    require_references(gold, recipe.evaluate.scorers)
+    where, precision = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None), number_format.choose(recipe.train[-1].precision)
+    base = base_pairs(where, gold, recipe.evaluate.scorers, precision)
     tuned = open_tuned(recipe, inputs["train"])
-    report = score_gold(context, tuned, read_gold(context.store, context.run_id, context.stage, inputs["prepare"]))
+    report = score_gold(context, tuned, gold, base)
     write_report(folder, report)
+    write_slices(gold, inputs["prepare"], report, folder)
+    trained = partial(score_gold, context, tuned, what="training rows")
+    write_memorised(gold, inputs["prepare"], report, primary(recipe.evaluate.scorers), trained, folder, context.progress)
     context.event(EventType.EVAL_SCORED, {name: round(metric.value, 4) for name, metric in report.metrics.items()})
-    rows = general.rows(list(recipe.evaluate.general))
-    if rows:
+    rows = general_rows(recipe)
+    if rows or recipe.evaluate.general_tasks:
         with context.progress.bar("general ability, tuned", len(rows)) as advance:
-            kept = evaluate(tuned.model, tuned.chat, rows, candidate_name(recipe), tuned.precision, advance)
+            kept = evaluate(tuned.model, tuned.chat, rows, candidate_name(recipe), tuned.precision, advance, tasks=recipe.evaluate.general_tasks)
         write_json(folder / "general.json", kept.model_dump(mode="json"))
 
 
@@ -66,14 +78,13 @@ def open_tuned(recipe: Recipe, trained: Path) -> Tuned:
     return Tuned(open_trained(base, trained, precision, four_bit=recipe.train[-1].four_bit), Chat.load(base), precision)
 
 
-def score_gold(context: Context, tuned: Tuned, gold: Gold) -> EvalReport:
-    """Its answers to a gold set, scored."""
-    asker = Asker(TransformersEngine(tuned.model, tuned.chat, tuned.precision), tuned.chat, tuned.model.config.max_position_embeddings)
+def score_gold(context: Context, tuned: Tuned, gold: Gold, base: BasePairs | None = None, *, what: str = "gold set") -> EvalReport:
+    """Its answers to a gold set, scored by the recipe's scorers; `base` is what its base says of the pairs, where one of them reads that."""
+    scorers = context.recipe.evaluate.scorers
+    engine = (HeadEngine if has_head(tuned.model) else TransformersEngine)(tuned.model, tuned.chat, tuned.precision)
     began = time.perf_counter()
-    answers: list[str | None] = []
-    with context.progress.bar("gold set, tuned", len(gold.samples)) as advance:
-        for start in range(0, len(gold.samples), CHUNK):
-            part = gold.samples[start : start + CHUNK]
-            answers += asker.choose([sample.messages for sample in part], gold.labels)
-            advance(len(part))
-    return judge(candidate_name(context.recipe), answers, gold, context.recipe.evaluate.scorers, time.perf_counter() - began).report
+    with context.progress.bar(f"{what}, tuned", len(gold.samples)) as advance:
+        asker = replace(asker_of(engine, tuned.model, tuned.chat, tuned.precision, context.recipe.evaluate), advance=advance)
+        asker = screening(asker, gold, context.recipe.evaluate)
+        seen, answers, found = asked(asker, gold, asker.answer(gold.samples, gold.task))
+    return ruled_out(judge(candidate_name(context.recipe), answers, seen, scorers, time.perf_counter() - began, base).report, found)

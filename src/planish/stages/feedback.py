@@ -12,6 +12,8 @@ from planish.data.table import Table
 from planish.data.task import Task
 from planish.events import EventType
 from planish.recipe import Recipe
+from planish.recipe_yaml import as_yaml, plain
+from planish.rows import Message
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._deployment import open_deployment
 from planish.store.objects import file_hash
@@ -74,8 +76,16 @@ def _matched(corrections: list[Correction], records: dict[str, LogRecord], task:
         elif len(taken) == limit:
             refused.append({"log_id": correction.log_id, "code": "over_budget", "why": f"more than rows_per_day ({limit})"})
         else:
-            text = task.text_of(record.content["messages"][-1]["content"])
-            taken.append(dataset.Correction(log_id=correction.log_id, text=text, corrected=correction.corrected))
+            asked = tuple(Message.model_validate(turn) for turn in record.content["messages"])
+            made = dataset.Correction(
+                log_id=correction.log_id,
+                text=task.text_of(asked[-1].content),
+                corrected=correction.corrected,
+                messages=asked,
+                tools=tuple(record.content.get("tools", ())),
+                served=record.content.get("answer", ""),
+            )
+            taken.append(made)
     return taken, refused
 
 
@@ -90,20 +100,8 @@ def _write_next(data: dataset.Dataset, grown: dataset.Feedback, folder: Path) ->
 
 def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
     """The same recipe over the new rows, with this run as its parent."""
-    from ruamel.yaml import YAML
-
-    plain = recipe.model_dump(mode="json", exclude_defaults=True) | {"recipe": 1, "parent": run_id}
+    given = plain(recipe) | {"parent": run_id}
     if (own := recipe.resolve(Path(recipe.model))).is_dir():
-        plain["model"] = str(own.resolve())  # a folder beside the old recipe is not beside the new one
-    plain["data"] = recipe.data.model_dump(mode="json", exclude_defaults=True) | {"path": "dataset"}
-    with (folder / "next_recipe.yaml").open("w", encoding="utf-8") as out:
-        YAML().dump(_short(plain), out)
-
-
-def _short(value: Any) -> Any:
-    """Techniques in their short form: a name, or one name with its options."""
-    if isinstance(value, dict) and "name" in value and set(value) <= {"name", "options"}:
-        return {value["name"]: _short(value["options"])} if value.get("options") else value["name"]
-    if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items()}
-    return [_short(item) for item in value] if isinstance(value, list) else value
+        given["model"] = str(own.resolve())  # a folder beside the old recipe is not beside the new one
+    given["data"] = {**given["data"], "path": "dataset"}
+    (folder / "next_recipe.yaml").write_text(as_yaml(given), encoding="utf-8")

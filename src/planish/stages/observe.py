@@ -9,11 +9,10 @@ from typing import Any
 
 from planish import shelf
 from planish.engines import endpoint
-from planish.errors import RunFailed
 from planish.events import EventType, ReasonCode
-from planish.model.engine import Decoding
+from planish.model.asker import EndpointAsker
 from planish.progress import Advance
-from planish.recipe import Recipe
+from planish.recipe import DecodingSection, Recipe
 from planish.rows import Noun
 from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
@@ -68,18 +67,15 @@ def _pairs(deployment: Deployment, gold: Gold, promoted: EvalReport, turn: int, 
     """(id, score at promotion, live score or None) in an order nobody has seen, one live call at a time."""
     scorer = deployment.config["scorers"][0]
     score = shelf.call("scorers", scorer["name"], "score", scorer["options"])
-    known = {row.id: row.value for row in promoted.scores}
+    known = {row.id: row.value for row in promoted.scores}  # the package's own answers, by its first scorer: this one
     engine = endpoint.start(deployment.url, deployment.key, model=deployment.config["model"])
+    asker = EndpointAsker(engine, DecodingSection.model_validate(deployment.config.get("decoding") or {}))
     order = random.Random(f"{deployment.id}-{turn}").sample(range(len(gold.samples)), len(gold.samples))
     try:
         for index in order:
             sample = gold.samples[index]
-            try:
-                answer = engine.chat(sample.messages, Decoding(max_new_tokens=16), gold.labels or None).text
-                live: float | None = score(sample, answer).value
-            except RunFailed:
-                live = None
+            [answer] = asker.answer([sample], gold.task)
             advance(1)
-            yield sample.id, known[sample.id], live
+            yield sample.id, known[sample.id], None if answer.finish == "failed" else score(sample, answer.text).value
     finally:
         engine.close()

@@ -13,7 +13,7 @@ from planish.data.containers import HUB
 from planish.data.gold_lock import read_lock
 from planish.data.reading import Reading, TooManyMalformed, read_rows, stored
 from planish.data.table import Table
-from planish.data.task import Task, infer, make, require_scorer, row_shape
+from planish.data.task import Task, infer, make, require_recipe, row_shape
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.evidence.power import minimum_detectable_drop
@@ -32,9 +32,13 @@ def options(recipe: Recipe) -> dict[str, Any]:
     return {
         "data": recipe.data.model_dump(mode="json", exclude={"path", "gold"}),
         "model": recipe.model,
-        "scorers": [scorer.name for scorer in recipe.evaluate.scorers],
         **{name: _content(recipe, name, path) for name, path in sources.items()},
     }
+
+
+def agree(recipe: Recipe, folder: Path) -> None:
+    """Raise InputError where the recipe asks of these rows what their task cannot be asked: the rows may be unchanged since another recipe's run."""
+    require_recipe(recipe, dataset.read(folder).task.shape)
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
@@ -119,14 +123,13 @@ def _stored(grown: dataset.Dataset) -> Reading:
 
 
 def _task(context: Context, reading: Reading) -> Task:
-    """The task as the recipe says, else as the rows say; a scorer that means nothing for it is refused here, before anything is computed."""
+    """The task as the recipe says, else as the rows say; what means nothing for it is refused here, before anything is computed."""
     section = context.recipe.data
     shape = section.task
     if shape is None:
         with_tools = any(getattr(row, "tools", ()) for row in reading.accepted) if {key.shape for key in reading.accepted.keys} == {"chat"} else False
         shape = infer((key.shape for key in reading.accepted.keys), tools=with_tools)
-    for scorer in context.recipe.evaluate.scorers:
-        require_scorer(shape, scorer.name)
+    require_recipe(context.recipe, shape)
     absent = sorted(set(section.labels or ()) - {key.label for key in reading.accepted.keys})
     if absent:
         fix = "add rows of it, or take it out of the labels"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from planish.data import dataset
-from planish.data.task import Task
+from planish.data.task import Task, filled
+from planish.engines.endpoint import openai_turns
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.recipe import Recipe
-from planish.rows import LabelRow
+from planish.rows import Row, canonical_json
 from planish.server.keys import KeyRing
 from planish.server.run import ensure_port_free
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._deployment import Deployment, live, open_deployment
+from planish.stages._scoring import readable
 from planish.store import Store
 
 NEEDS = ("prepare", "compress")
@@ -28,6 +32,7 @@ def options(recipe: Recipe) -> dict[str, Any]:
     observe = recipe.observe.model_dump() if recipe.observe else None
     return {
         "serve": recipe.serve.model_dump(),
+        "decoding": recipe.evaluate.decoding.model_dump(),
         "observe": observe,
         "feedback": recipe.feedback.model_dump(exclude={"corrections"}) if recipe.feedback else None,
     }
@@ -65,7 +70,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     deployment = _configure(context, inputs, file)
     deployment.start()
     data = dataset.read(inputs["prepare"])
-    answers = _ask(deployment, data.task, [row for row in data.rows("validation") if isinstance(row, LabelRow)][:QUESTIONS])
+    answers = _ask(deployment, data.task, list(islice(data.rows("validation"), QUESTIONS)))
     context.store.add_deployment(deployment.id, context.run_id, inputs["compress"].name, deployment.folder, context.unproven)
     context.event(EventType.DEPLOY_STARTED, {"deployment": deployment.id, "url": deployment.url, "unproven": context.unproven})
     write_json(folder / "deployment.json", {"id": deployment.id, "folder": str(deployment.folder), "url": deployment.url, "unproven": context.unproven})
@@ -74,7 +79,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
 def _configure(context: Context, inputs: Inputs, file: str) -> Deployment:
     """Write the deployment's folder: settings, a new key of which the gateway sees only the hash."""
-    recipe = context.recipe
+    recipe, task = context.recipe, dataset.read(inputs["prepare"]).task
     assert recipe.serve is not None
     folder = context.store.workspace / "deployments" / f"deploy-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
@@ -89,6 +94,7 @@ def _configure(context: Context, inputs: Inputs, file: str) -> Deployment:
         "package": str(inputs["compress"]),
         "file": file,
         "dataset": str(inputs["prepare"]),
+        "decoding": recipe.evaluate.decoding.model_dump(),
         "engine": recipe.serve.engine.model_dump(),
         "host": recipe.serve.host,
         "port": recipe.serve.port,
@@ -96,7 +102,7 @@ def _configure(context: Context, inputs: Inputs, file: str) -> Deployment:
         "log_content": recipe.serve.log_content,
         "redact": recipe.feedback.redact if recipe.feedback else True,
         "observe": recipe.observe.model_dump() if recipe.observe else None,
-        "scorers": [scorer.model_dump() for scorer in recipe.evaluate.scorers],
+        "scorers": [scorer.model_dump() for scorer in readable(filled(recipe, task.shape).evaluate.scorers)],
         "unproven": context.unproven,
         "run_id": context.run_id,
         "workspace": str(context.store.workspace),
@@ -105,15 +111,20 @@ def _configure(context: Context, inputs: Inputs, file: str) -> Deployment:
     return open_deployment(folder)
 
 
-def _ask(deployment: Deployment, task: Task, rows: list[LabelRow]) -> list[dict[str, Any]]:
-    """Three validation rows through the official client, as any user would."""
+def _ask(deployment: Deployment, task: Task, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Three validation rows through the official client, as any user would: a choice among the labels, or a free answer with the row's tools."""
     import openai
 
     answers = []
     with openai.OpenAI(base_url=deployment.url, api_key=deployment.key) as client:
         for row in rows:
-            asked: Any = [message.model_dump(include={"role", "content"}) for message in task.prompt(row.text)]
-            choice = {"structured_outputs": {"choice": list(task.labels)}}
-            reply = client.chat.completions.create(model=deployment.config["model"], messages=asked, temperature=0, extra_body=choice)
-            answers.append({"log_id": reply.id, "text": row.text, "label": row.label, "answer": reply.choices[0].message.content})
+            asked, target, tools = task.asked(row)
+            turns: Any = openai_turns(asked)
+            more: Any = {"extra_body": {"structured_outputs": {"choice": list(task.labels)}}} if task.labels else {}
+            more |= {"tools": list(tools)} if tools else {}
+            reply = client.chat.completions.create(model=deployment.config["model"], messages=turns, temperature=0, **more)
+            [choice] = reply.choices
+            called = [call.model_dump() for call in choice.message.tool_calls or ()]
+            said = {"answer": canonical_json(called) if called else choice.message.content, "finish": choice.finish_reason}
+            answers.append({"log_id": reply.id, "text": task.text_of(asked[-1].content), "target": target, **said})
     return answers

@@ -5,28 +5,29 @@ Every entry of the train list starts from what the one before made: its adapter 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from planish import shelf
+from planish.data import dataset
+from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.events import EventType
 from planish.lazy import require
 from planish.model import bundled, trained
 from planish.model import precision as number_format
 from planish.model.chat import Chat
-from planish.model.curve import Batches, Step, note
 from planish.model.lr_range import RangeTest, lr_range_test
 from planish.model.ranks import Ranks, refusals
-from planish.progress import Advance, Progress
-from planish.recipe import Recipe, TrainSection
+from planish.progress import Progress
+from planish.recipe import Recipe, TrainSection, Use
+from planish.stages import _replay
 from planish.stages._context import Context, Inputs, read_json, write_json
-from planish.stages._ranked import launch
-from planish.stages._tuning import Job, make_ready, tune
+from planish.stages._live import Live
+from planish.stages._ready import Job, make_ready
+from planish.stages._within_memory import within_memory
 from planish.store import Store
 from planish.store.objects import write_folder
 
@@ -34,8 +35,12 @@ NEEDS = ("prepare",)
 
 
 def options(recipe: Recipe) -> dict[str, Any]:
-    """The train list and the base model by its weights. How many ranks share the work is no part of what is made."""
-    return {"train": [entry.model_dump(exclude={"launch"}) for entry in recipe.train], "model": bundled.identity(_base(recipe))}
+    """The train list and the base model by its weights. How many ranks share the work, and what memory they have, is no part of what is made."""
+    return {
+        "train": [entry.model_dump(exclude={"launch", "memory_limit"}) for entry in recipe.train],
+        "model": bundled.identity(_base(recipe)),
+        **_replay.options(recipe),
+    }
 
 
 def preflight(recipe: Recipe, store: Store) -> None:
@@ -49,10 +54,10 @@ def preflight(recipe: Recipe, store: Store) -> None:
         except InputError as refused:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
-        problems += _unfit(recipe, index)
+        problems += _unfit(recipe, index) + _replay.refusals(section, where)
     if problems:
         raise InputError(*problems)
-    if any(section.optimizer == "adamw_8bit" or section.four_bit for section in recipe.train):
+    if any(section.optimizer == "adamw_8bit" or section.four_bit or {"qlora", "adamw_8bit"} & set(section.on_out_of_memory) for section in recipe.train):
         require("bitsandbytes", extra="4bit")
 
 
@@ -61,16 +66,34 @@ def _unfit(recipe: Recipe, index: int) -> list[Problem]:
     section, where = recipe.train[index], f"train[{index}]"
     adapter, objective = (shelf.find(name, use.name).load() for name, use in (("adapters", section.adapter), ("objectives", section.objective)))
     found = []
-    if getattr(adapter, "HEAD", False) != getattr(objective, "HEAD", False):
-        needs = "trains no head" if getattr(adapter, "HEAD", False) else "needs a head: adapter: head"
+    heads = getattr(adapter, "HEAD", False), getattr(objective, "HEAD", None)
+    if heads[0] != (heads[1] is not None):
+        needs = "trains no head" if heads[0] else "needs a head: adapter: head"
         why = f"{section.objective.name} {needs}, and the adapter is {section.adapter.name}"
-        found.append(Problem(f"{where}.adapter", why, "a head is trained by an objective that reads it (reward), anything else by another adapter"))
+        fix = "a head is trained by an objective that reads it (classify, regress, reward), anything else by another adapter"
+        found.append(Problem(f"{where}.adapter", why, fix))
+    elif heads[0] and (kind := adapter.kind_of(section.adapter.options)) != heads[1]:
+        why = f"{section.objective.name} trains a {heads[1]} head, and this is one of {kind}"
+        found.append(Problem(f"{where}.adapter.head.kind", why, f"set it to {heads[1]}"))
     if section.four_bit and section.adapter.name == "full":
         found.append(Problem(f"{where}.four_bit", "weights that are trained themselves cannot be kept in 4 bits", "take an adapter, or leave four_bit out"))
     if index + 1 < len(recipe.train) and recipe.train[index + 1].adapter != section.adapter and not adapter.MERGES:
         why = f"{section.adapter.name} cannot be merged into the model that the next entry starts from"
         found.append(Problem(f"{where}.adapter", why, "give both entries the same adapter, or one that merges: " + ", ".join(_merging())))
+    if index and recipe.train[index - 1].adapter != section.adapter and not adapter.MERGES and index + 1 == len(recipe.train):
+        why = f"{section.adapter.name} stays beside its base, and that would be a merged model which only this run has"
+        found.append(Problem(f"{where}.adapter", why, "run the entries before it alone, export what they made, and name it as the model of a run of its own"))
     return found
+
+
+def _for_task(section: TrainSection, task: Task) -> TrainSection:
+    """The entry with what its objective and its adapter take from the task: the labels of a head of classes."""
+    taken = {}
+    for key, shelf_name, use in (("objective", "objectives", section.objective), ("adapter", "adapters", section.adapter)):
+        module = shelf.find(shelf_name, use.name).load()
+        if hasattr(module, "for_task"):
+            taken[key] = use.model_copy(update={"options": module.for_task(use.options, task)})
+    return section.model_copy(update=taken)
 
 
 def _merging() -> list[str]:
@@ -88,7 +111,9 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     tokens = context.store.workspace / "tokens"
     start: Path | None = None
     last = len(recipe.train) - 1
-    for index, section in enumerate(recipe.train):
+    task = dataset.read(inputs["prepare"]).task
+    entries = [_for_task(section, task) for section in recipe.train]
+    for index, section in enumerate(entries):
         work = context.work if last == 0 else context.work / f"entry-{index}"
         made = work / "result"
         if index < last and made.is_dir():
@@ -98,7 +123,8 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
             def fill(out: Path, section: TrainSection = section, base: Path = base, start: Path | None = start, work: Path = work, label: str = label) -> None:
                 job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out), str(tokens))
-                _entry(context, section, job, label)
+                job = dataclasses.replace(job, replay=_replay.gather(context, section, inputs["prepare"], original))
+                _entry(context, job, label)
 
             if index == last:
                 fill(folder)
@@ -106,11 +132,13 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
                 write_folder(made, fill)
         if index < last:
             _keep_figures(made, folder / "entries" / str(index))
-            base, start = _origin(section, recipe.train[index + 1], base, made)
+            base, start = _origin(entries[index + 1], base, made)
     if last > 0:
         _keep_figures(folder, folder / "entries" / str(last))
     if base != original and (folder / "adapter").is_dir():
         _merge_in(base, folder)
+    if base != original:
+        trained.name_base(folder / "model", original)
 
 
 def _refuse_leaks(prepared: Path) -> None:
@@ -120,52 +148,9 @@ def _refuse_leaks(prepared: Path) -> None:
         shelf.find("checks", "leakage").load().require_clean(read_json(figures))
 
 
-def _entry(context: Context, section: TrainSection, job: Job, label: str) -> None:
+def _entry(context: Context, job: Job, label: str) -> None:
     with Live(context, label) as live:
-        if section.launch.ranks > 1:
-            launch(job, section.launch, live)
-        else:
-            tune(job, live)
-
-
-class Live:
-    """Events to the store, the curve among them at a bounded rate; a bar with loss, rate, speed and time left."""
-
-    def __init__(self, context: Context, label: str) -> None:
-        self._context, self._label = context, label
-        self._stack = ExitStack()
-        self._advance: Advance | None = None
-        self._done = 0
-        self._batches = Batches(lambda body: context.event(EventType.TRAIN_CURVE, body))
-
-    def __enter__(self) -> Live:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._batches.close()
-        self._stack.close()
-
-    def event(self, type: EventType, body: dict[str, Any], severity: Literal["info", "warning"] = "info") -> None:
-        """Something to record."""
-        self._context.event(type, body, severity=severity)
-
-    def say(self, text: str) -> None:
-        """Something to show."""
-        self._context.progress.say(text)
-
-    def begin(self, done: int, total: int) -> None:
-        """The run is `done` of `total` steps in; a run that begins again after a lost rank keeps its bar."""
-        if self._advance is None:
-            self._advance = self._stack.enter_context(self._context.progress.bar(self._label, total))
-        self._advance(done - self._done)
-        self._done = done
-
-    def step(self, line: Step) -> None:
-        """One more step is done."""
-        self._batches.add(line)
-        self._done += 1
-        if self._advance is not None:
-            self._advance(1, note(line))
+        within_memory(job, live)
 
 
 def find_learning_rate(
@@ -175,7 +160,7 @@ def find_learning_rate(
 
     `sweep` are low, high and count of planish.model.lr_range. An entry after the first is tested on the base model, as what it starts from is made by the run.
     """
-    section = recipe.train[entry]
+    section = _for_task(recipe.train[entry], dataset.read(prepared).task)
     with TemporaryDirectory() as tokens:
         ready = make_ready(Job(section.model_dump(mode="json"), str(_base(recipe)), None, str(prepared), "", "", tokens))
     with progress.bar("learning-rate test", int(sweep.get("count", 100))) as advance:
@@ -187,9 +172,10 @@ def find_learning_rate(
         return lr_range_test(ready.model, ready.examples, ready.loss, ready.plan, device=ready.device, on_step=on_step, **sweep)
 
 
-def _origin(section: TrainSection, following: TrainSection, base: Path, made: Path) -> tuple[Path, Path | None]:
-    """What the following entry starts from: a base model, and an adapter to go on with where it is the same one."""
-    mine, next_one = (shelf.find("adapters", one.adapter.name).options(one.adapter.options) | {"": one.adapter.name} for one in (section, following))
+def _origin(following: TrainSection, base: Path, made: Path) -> tuple[Path, Path | None]:
+    """What the following entry starts from: a base model, and an adapter to go on with where it is the same one that was trained, which need not be the one asked for."""
+    done = Use.model_validate(read_json(made / "report.json")["adapter"])
+    mine, next_one = (shelf.find("adapters", one.name).options(one.options) | {"": one.name} for one in (done, following.adapter))
     if (made / "model").is_dir():
         return made / "model", None
     if mine == next_one:

@@ -1,0 +1,81 @@
+"""What a model says of answers it is shown: ln p of every scored token, prompts that several of them share computed once (MISSION E1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from planish.data.tree import Sequence, pack
+from planish.errors import InputError, Problem
+from planish.model.asker import References
+from planish.model.chat import Chat, Refused
+from planish.model.layout import shares_prefixes, use_tree
+from planish.model.policy import score
+from planish.model.preference import continuations
+from planish.rows import Message, Sample
+
+TREE_TOKENS = 4096
+
+Reads = Literal["log_probabilities", "pair_log_probabilities"]
+"""What a scorer may read besides the answer: of the target, or of the better and the worse answer of a pair."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Asks a model for the reference answers of samples, written by the template after the very prompt that is asked. `context` is in tokens."""
+
+    model: nn.Module
+    chat: Chat
+    precision: Literal["fp32", "bf16"]
+    context: int
+    reads: frozenset[Reads]
+
+    def __call__(self, samples: Seq[Sample]) -> list[References]:
+        """One for each sample. Raises InputError naming every sample that the template cannot write, or the context cannot hold, before the model is asked."""
+        wanted = [self._answers(sample) for sample in samples]
+        rows = self._sequences(samples, wanted)
+        said = iter(log_probs(self.model, [row for each in rows for row in each], self.precision))
+        return [self._told([next(said) for _ in each]) for each in rows]
+
+    def _answers(self, sample: Sample) -> list[tuple[Message, ...]]:
+        target = [(Message(role="assistant", content=sample.target),)] if "log_probabilities" in self.reads else []
+        return target + list((sample.pair or ()) if "pair_log_probabilities" in self.reads else ())
+
+    def _sequences(self, samples: Seq[Sample], wanted: Seq[list[tuple[Message, ...]]]) -> list[list[Sequence]]:
+        found: list[list[Sequence]] = []
+        problems = []
+        for sample, answers in zip(samples, wanted, strict=True):
+            try:
+                rows = continuations(sample.messages, answers, self.chat, sample.tools)
+            except Refused as refused:
+                problems.append(Problem(sample.id, f"its reference cannot be scored: {refused.why}", "mend the row, or take it out of the gold set"))
+                continue
+            if (size := max((len(row.ids) for row in rows), default=0)) > self.context:
+                why = f"{size} tokens of prompt and reference do not fit the context of {self.context}"
+                problems.append(Problem(sample.id, why, "shorten the row, or take it out of the gold set"))
+            found.append(rows)
+        if problems:
+            raise InputError(*problems)
+        return found
+
+    def _told(self, said: list[tuple[float, ...]]) -> References:
+        target = said.pop(0) if "log_probabilities" in self.reads else None
+        return References(target, (sum(said[0]), sum(said[1])) if said else None)
+
+
+@torch.inference_mode()
+def log_probs(model: nn.Module, sequences: Seq[Sequence], precision: Literal["fp32", "bf16"]) -> list[tuple[float, ...]]:
+    """ln p of the tokens of weight above 0 of each sequence, given all before them. Oracle: torch's log-softmax of each sequence by itself."""
+    use_tree(model)
+    model.eval()
+    found: list[tuple[float, ...]] = [()] * len(sequences)
+    device = next(model.parameters()).device
+    for members, tree in pack([(sequence,) for sequence in sequences], TREE_TOKENS, shared=shares_prefixes(model)):
+        said = score(model, tree, precision, device).log_prob.float().cpu().numpy()
+        for place, index in enumerate(members):
+            found[index] = tuple(min(0.0, float(one)) for one in said[tree.sequence == place])
+    return found

@@ -1,0 +1,54 @@
+"""An entry of the train list as the memory model sees it: the model's shape, what the adapter trains, and the setup that the formulas take (MISSION T7)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from planish.model import memory, memory_shape, oom_ladder, precision
+from planish.model.memory import Setup, Shape
+from planish.recipe import TrainSection
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The base model's shape and what the entry's adapter trains on it."""
+
+    shape: Shape
+    trained: memory_shape.Trained
+
+
+def sized(section: TrainSection, folder: Path, labels: list[str] | None = None) -> Sized:
+    """Counted on the model without its weights. Raises InputError for a technique or an architecture of which too little is known, and as the adapter does."""
+    memory.check_technique(section.adapter.name)
+    shape, model = memory_shape.read(folder)
+    options: dict[str, Any] = dict(section.adapter.options)
+    if section.adapter.name == "head" and options.get("kind", "classification") == "classification" and not options.get("labels"):
+        options["labels"] = labels or ["a", "b"]
+    return Sized(shape, memory_shape.trained(model, section.adapter.name, options))
+
+
+def setup_of(section: TrainSection, own: memory_shape.Trained | None, micro: tuple[int, int, int], device: Literal["cpu", "cuda"], *, ranks: int = 1) -> Setup:
+    """The setup of a micro-batch of `micro`: rows, tokens a row, trained tokens a row. `own` is None where what is trained is not known.
+
+    On a GPU `auto` is taken as bf16, so that a plan for one needs none.
+    """
+    rows, length, scored = micro
+    options = section.adapter.options
+    asked = "bf16" if device == "cuda" and section.precision == "auto" else section.precision
+    return Setup(
+        "qlora" if section.four_bit and section.adapter.name == "lora" else section.adapter.name,
+        own.count if own else 0,
+        rows,
+        length,
+        scored,
+        accumulation=math.ceil(section.batch_size / ranks / rows),
+        precision=precision.for_training(asked, device) if device == "cpu" else asked,  # type: ignore[arg-type]
+        optimizer=section.optimizer,
+        checkpointed=section.checkpoint_activations,
+        trained_layers=own.layers if own else None,
+        rank=int(options.get("r", oom_ladder.LORA_RANK)) if section.adapter.name in ("lora", "dora") else None,
+        device=device,
+    )

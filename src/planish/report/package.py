@@ -1,0 +1,69 @@
+"""What was made of the tuned model and how it lives: files, endpoint, re-runs, corrections."""
+
+from __future__ import annotations
+
+from planish.report.blocks import Section, cut, lines, missing
+from planish.report.findings import Findings
+
+
+def package_lines(found: Findings) -> list[str]:
+    """Each file of the package with what it kept."""
+    package = found.json("compress", "compress_report.json")
+    if not package:
+        return ["package: none was made"]
+    said = []
+    for entry in package["files"]:
+        kept = entry["figures"].get("quality_retained")
+        retained = f"{kept['value']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}] on {kept['n']} gold rows" if kept else "undefined"
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(entry["tensor_types"].items(), key=lambda item: -item[1]))
+        said.append(
+            f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB of {entry['source_bytes'] / 1e6:.1f} MB, {entry['bits_per_weight']:.2f} bits per weight; "
+            f"quality retained {retained} ({entry['metric']}), {'passed' if entry['passed'] else 'NOT passed'}"
+        )
+        said.append(f"  tensors: {counts}; {len(entry['fell_back'])} fell back to another type (row length no multiple of 256)")
+    return said
+
+
+def answer_lines(found: Findings) -> list[str]:
+    """What the endpoint answered the official client."""
+    deployment, answers = found.json("serve", "deployment.json"), found.json("serve", "answers.json")
+    if not deployment:
+        return ["endpoint: none was started"]
+    shown = [f"  {cut(answer['answer'], 60):<9} (right: {cut(answer['target'], 60)}): {cut(answer['text'], 90)}" for answer in answers]
+    return [f"endpoint: {deployment['url']}", *shown]
+
+
+def drift_lines(found: Findings) -> list[str]:
+    """The first gold re-run on the endpoint."""
+    checks = found.json("observe", "drift_check.json")
+    if not checks:
+        return ["gold re-run: none was made"]
+    return [
+        f"gold re-run on the endpoint: {check['verdict']} after {check['rows_used']} of {check['n']} rows; {check['b']} worse, {check['c']} better than at promotion, "
+        f"{check['failed']} calls failed"
+        + (f"; the whole set would show a drop of {check['min_detectable']:.1%}" if check["min_detectable"] is not None else "")
+        for check in checks
+    ]
+
+
+def feedback_lines(found: Findings) -> list[str]:
+    """What corrections added, and the command that goes on from there."""
+    folder, said = found.folder("feedback"), found.json("feedback", "feedback.json")
+    if folder is None or not said:
+        return ["feedback: none was converted"]
+    return [
+        f"feedback: {said['corrections']} corrections of {said['requests']} logged requests, {said['rows_added']} rows added, {len(said['refused'])} refused",
+        f"the next run: planish run {folder / 'next_recipe.yaml'}",
+    ]
+
+
+def package(found: Findings) -> Section:
+    """The files."""
+    return Section("Package", lines(package_lines(found)) if found.folder("compress") else missing("no file was made"))
+
+
+def endpoint(found: Findings) -> Section:
+    """The endpoint and what was seen of it."""
+    if not found.folder("serve"):
+        return Section("Endpoint", missing("no endpoint was started"))
+    return Section("Endpoint", lines(answer_lines(found) + drift_lines(found) + feedback_lines(found)))

@@ -1,0 +1,52 @@
+"""Held-out preference accuracy by the implicit reward."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from planish.errors import InputError
+from planish.evidence import pair_accuracy as evidence
+from planish.rows import Message, Sample
+from planish.scorers import pair_accuracy
+
+PAIR = ((Message(role="assistant", content="yes"),), (Message(role="assistant", content="no"),))
+
+
+def _sample(number: int) -> Sample:
+    return Sample(id=f"r{number}", messages=(Message(role="user", content="?"),), target="yes", pair=PAIR)
+
+
+def test_e1_p2_the_margin_is_measured_against_the_base() -> None:
+    """MISSION E1, preference; P2 Ex: (-10 vs -11, -14 vs -13): (-10 + 11) - (-14 + 13) = 2 nats, which beta .1 makes .2: right. The likelier text of (-20, -15) is
+    the worse answer, yet it gained: (-20 + 25) - (-15 + 15) = 5: right by reward, wrong by likelihood. Equal margins are half a right one."""
+    right = pair_accuracy.score(_sample(0), (-10.0, -14.0, -11.0, -13.0))
+    assert (right.value, right.detail["margin"], 0.1 * right.detail["margin"]) == (1.0, 2.0, pytest.approx(0.2))
+    longer = pair_accuracy.score(_sample(1), (-20.0, -15.0, -25.0, -15.0))
+    assert (longer.value, longer.detail["likelihood_accuracy"]) == (1.0, 0.0)
+    tie = pair_accuracy.score(_sample(2), (-3.0, -5.0, -3.0, -5.0))
+    assert (tie.value, tie.detail["likelihood_accuracy"]) == (0.5, 1.0)
+    found = pair_accuracy.metrics([right, longer, tie], ())
+    assert found["accuracy"].value == pytest.approx(2.5 / 3)
+    assert found["likelihood_accuracy"].value == pytest.approx(2 / 3)
+
+
+def test_it_is_the_accuracy_of_the_evidence() -> None:
+    """1,000 random pairs, a tenth of them ties: the same share as `evidence.pair_accuracy` of the margins."""
+    draw = random.Random(0)
+    told = [tuple(-draw.uniform(1, 50) for _ in range(4)) for _ in range(900)] + [(-1.0, -2.0, -1.0, -2.0)] * 100
+    scores = [pair_accuracy.score(_sample(number), one) for number, one in enumerate(told)]
+    expected = evidence.pair_accuracy([score.detail["margin"] for score in scores], [0.0] * len(scores)).all.value
+    assert pair_accuracy.metrics(scores, (), resamples=100)["accuracy"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("answer", [None, "yes", (-1.0, -2.0), (-1.0, -2.0, 0.5, -1.0), (float("nan"), -1.0, -1.0, -1.0)])
+def test_what_are_no_log_probabilities_is_refused(answer: object) -> None:
+    with pytest.raises(InputError, match="r0"):
+        pair_accuracy.score(_sample(0), answer)  # type: ignore[arg-type]
+
+
+def test_a_row_that_is_no_pair_is_refused() -> None:
+    with pytest.raises(InputError, match="is no pair"):
+        pair_accuracy.score(_sample(0).model_copy(update={"pair": None}), (-1.0, -1.0, -1.0, -1.0))
