@@ -17,7 +17,7 @@ from planish.progress import Progress
 from planish.recipe import Recipe
 from planish.rows import Noun
 from planish.scores import Comparison, EvalReport
-from planish.stages._asking import asker_of, base_pairs
+from planish.stages._asking import asker_of, base_pairs, format_for
 from planish.stages._context import Context, read_reports
 from planish.stages._gold import read_gold
 from planish.stages._scoring import primary
@@ -59,11 +59,11 @@ def spend(recipe: Recipe, workspace: Path, progress: Progress) -> Spent:
     named = best([report for report in read_reports(folders["baseline"]).values() if metric in report.metrics], metric).system
     use = next(use for use in recipe.baseline if use.name == named)
     where = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    tuned = open_tuned(recipe, folders["train"])
+    tuned = open_tuned(recipe, folders["train"], held.task.shape)
     candidate = score_gold(context, tuned, held, base_pairs(where, held, scorers, tuned.precision))
-    engine = transformers.start(where)
+    engine = transformers.start(where, precision=format_for(held.task.shape))
     asker = asker_of(engine, engine.model, engine.chat, engine.precision, recipe.evaluate)
-    baseline = solve_one(use, context, held, data, asker, context.work, base_pairs(where, held, scorers))
+    baseline = solve_one(use, context, held, data, asker, context.work, base_pairs(where, held, scorers, engine.precision))
     engine.close()
     comparison = compare(candidate, baseline, metric, groups=held.groups, labels=held.labels)
     return Spent(candidate=candidate, baseline=baseline, comparison=comparison)

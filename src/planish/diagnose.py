@@ -109,10 +109,11 @@ def _report(folder: Path) -> dict[str, Any]:
     if "plan" in report:
         plan = report["plan"]
         known["epochs"] = plan["steps"] / math.ceil(plan["rows"] / plan["batch_size"])
-    if "adapter" in report:
+    if "adapter" in report and "objective" in report:
         from planish import shelf
+        from planish.stages._ready import usual_rate
 
-        known["usual_rate"] = shelf.find("adapters", report["adapter"]["name"]).load().LEARNING_RATE
+        known["usual_rate"] = usual_rate(shelf.find("objectives", report["objective"]["name"]).load(), report["adapter"]["name"])
     return known
 
 

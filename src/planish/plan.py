@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planish import plan_probe
+from planish import plan_probe, shelf
 from planish.errors import InputError, Problem, did_you_mean
 from planish.model import memory, oom_ladder
 from planish.model.calibration import remember, remembered
@@ -84,6 +84,9 @@ def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, whe
 
 def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[int, int, int]:
     """(rows, tokens a row, trained tokens a row) of a full micro-batch: mean row and as many as `micro_tokens` holds, or the longest row alone where it is larger."""
+    if section.documents is not None:
+        block = int(shelf.find("objectives", section.objective.name).options(section.objective.options)["block"])
+        return max(1, min(section.batch_size, section.micro_tokens // block)), block, block
     from planish.model import dialogues
     from planish.model.chat import Chat
     from planish.model.measured import measure

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
 from typing import Protocol
 
 
@@ -22,6 +25,19 @@ class Progress(Protocol):
 
     def bar(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A bar over `total` units while the context lasts; the context gives the function that advances it."""
+
+
+_interrupted = threading.Event()
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl-C be raised once more by the next step of a bar, should it fall into a finaliser or a callback, where Python drops exceptions."""
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, heard)
 
 
 class Silent:
@@ -69,6 +85,8 @@ class Terminal:
             task = bars.add_task(label, total=total)
 
             def advance(count: int, note: str = "", /) -> None:
+                if _interrupted.is_set():
+                    raise KeyboardInterrupt
                 bars.update(task, advance=count, description=f"{label} {note}" if note else label)
 
             yield advance

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from planish import rules
 from planish.errors import InputError, Problem, did_you_mean
 from planish.rows import content_hash
-from planish.shelf import find, schema, shelf
+from planish.shelf import Technique, find, schema, shelf
 
 
 class Section(BaseModel):
@@ -146,6 +146,7 @@ class TrainSection(Section):
 
     objective: Objective
     adapter: Adapter = Use(name="lora")
+    documents: Path | None = None
     four_bit: bool = False
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -174,6 +175,19 @@ class TrainSection(Section):
     replay: ReplaySection | None = None
     seed: int = 42
     launch: LaunchSection = LaunchSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_objective_has_it(cls, given: Any) -> Any:
+        """What the entry leaves out and its objective has a word on, as `ENTRY` in the objective's file."""
+        if not isinstance(given, dict):
+            return given
+        try:
+            name = Use.model_validate(given.get("objective")).name
+        except ValidationError:
+            return given  # said of the key itself
+        known = shelf("objectives").get(name)
+        return given if known is None else {**known.entry, **given}
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainSection:
@@ -418,6 +432,10 @@ def _shelf_of(field: Any) -> str | None:
     return None
 
 
+def _instead(technique: Technique, key: str) -> str:
+    return technique.refused.get(key) or did_you_mean(key, technique.keys)
+
+
 def _technique_problems(path: Path, tree: Any, loc: tuple[int | str, ...], item: Any, shelf_name: str) -> list[Problem]:
     try:
         use = Use.model_validate(_plain(item))
@@ -436,7 +454,7 @@ def _technique_problems(path: Path, tree: Any, loc: tuple[int | str, ...], item:
             inner = (*named, *error["loc"])
             where = f"{path}:{_line(tree, inner)} {_dotted(inner)}"
             if error["type"] == "extra_forbidden":
-                problems.append(Problem(where, f'unknown key "{error["loc"][0]}" of {use.name}', did_you_mean(str(error["loc"][0]), technique.keys)))
+                problems.append(Problem(where, f'unknown key "{error["loc"][0]}" of {use.name}', _instead(technique, str(error["loc"][0]))))
             else:
                 problems.append(Problem(where, error["msg"][0].lower() + error["msg"][1:], f"see: planish ls {shelf_name}"))
         return problems

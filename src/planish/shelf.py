@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +47,8 @@ class Technique:
     path: Path
     summary: str
     keys: dict[str, tuple[Any, Any]]  # recipe key -> (type, default)
+    entry: dict[str, Any] = field(default_factory=dict)  # of an objective: what an entry of the train list has where the recipe does not say
+    refused: dict[str, str] = field(default_factory=dict)  # key of another tool -> what to write instead
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The full options: defaults with `given` over them. Raises pydantic.ValidationError on an unknown key or a wrong type."""
@@ -101,7 +103,15 @@ def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:
                 kind = eval(compile(ast.Expression(_checked(argument.annotation, path)), str(path), "eval"), {"__builtins__": {}}, _ANNOTATIONS)
                 keys[argument.arg] = (kind, ... if default is None else ast.literal_eval(default))
     docstring = ast.get_docstring(tree) or ""
-    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys)
+    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys, _literal(tree, "ENTRY"), _literal(tree, "REFUSED"))
+
+
+def _literal(tree: ast.Module, name: str) -> dict[str, Any]:
+    """The literal that a file assigns to a name, if it does."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [target.id for target in node.targets if isinstance(target, ast.Name)] == [name]:
+            return dict(ast.literal_eval(node.value))
+    return {}
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef]:

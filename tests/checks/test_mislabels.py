@@ -33,6 +33,7 @@ def _rows(seed: int, n: int, wrong: int) -> tuple[Table, set[str]]:
     return Table.of(rows), planted
 
 
+@pytest.mark.slow
 def test_planted_wrong_labels_are_named_with_few_false_alarms() -> None:
     """30 of 450 labels are wrong: precision at least 0.95, recall at least 0.8, from the characters alone."""
     rows, planted = _rows(7, 450, 30)
@@ -59,6 +60,7 @@ def test_right_labels_are_left_in_peace() -> None:
     assert result.figures["out_of_fold_accuracy"] > 0.98
 
 
+@pytest.mark.slow
 def test_a_classifier_that_knows_nothing_names_nothing() -> None:
     rng = random.Random(3)
     rows = [

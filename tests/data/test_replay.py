@@ -27,6 +27,15 @@ def test_c5_tokens_are_weighted_so_that_the_share_is_one_of_the_loss() -> None:
     assert 9000 * weight / (9000 * weight + 1800) == pytest.approx(0.1)
 
 
+def test_c5_beside_documents_the_share_is_one_of_the_text() -> None:
+    """9,000 bytes of documents and a share of .1 ask for 1,000 bytes of general rows: 5 of rows of 200 to 249 bytes; of 3 such rows there is one too few, and that is told."""
+    rows = [TextRow(id=str(place), origin=ORIGIN, text="x" * 40) for place in range(9)]
+    size = len(rows[0].model_dump_json())
+    assert 200 <= size < 250
+    assert replay.count_beside(9000, rows, 0.1) == 5
+    assert replay.count_beside(9000, rows[:3], 0.1) == 4
+
+
 def test_replayed_rows_are_none_of_the_general_suites() -> None:
     suites = general.rows(["held_out_text", "chat_exchanges"])
     texts, asked = {row.text for row in suites}, {row.messages[0].content for row in suites if row.messages}

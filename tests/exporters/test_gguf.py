@@ -76,7 +76,8 @@ def metadata(path: Path) -> dict[str, Any]:
     return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
 
 
-@pytest.mark.parametrize("size", ["wide", pytest.param("narrow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["wide", "narrow"])
 def test_f16_equals_llama_cpps_converter(size: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     checkpoint = request.getfixturevalue(size)
     oracle = tmp_path / "oracle.gguf"
@@ -116,6 +117,7 @@ def test_an_untied_model_with_biases_equals_the_converter(smollm: Any, tmp_path:
     assert metadata(tmp_path / "model-Q8_0.gguf")["llama.rope.scaling.factor"] == 2.0
 
 
+@pytest.mark.slow
 def test_quantised_tensors_are_ggmls_bytes_of_the_fp32_weights(wide: Path, tmp_path: Path) -> None:
     report = export(wide, tmp_path, quant="Q4_K_M")
     plain = tensors(tmp_path / export(wide, tmp_path, quant="F16").file)
@@ -239,7 +241,7 @@ def test_a_failed_write_leaves_nothing_and_an_old_file_stays(tiny: Path, tmp_pat
     monkeypatch.setattr(exporter, "encode", broken)
     with pytest.raises(KeyboardInterrupt):
         export(tiny, tmp_path, quant="F16")
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model-F16.gguf"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["Modelfile-F16", "model-F16.gguf"]
     assert (tmp_path / "model-F16.gguf").read_bytes() == before
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_t10_kill_minus_nine_anywhere(tmp_path: Path) -> None:
     """MISSION T10, proof: real SIGKILLs in steps, in every phase of saving, and in half-written files; resumed, the weights are bit-identical and no row is repeated or
     lost."""

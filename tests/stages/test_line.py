@@ -192,6 +192,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_runs(home: Path) -
     store.close()
 
 
+@pytest.mark.slow
 def test_kill_9_in_training_and_the_same_command_goes_on(home: Path) -> None:
     """Killed after the first checkpoint: the second command skips what was done, goes on from the checkpoint, and reads nothing half-written."""
     edit(home, "max_steps: 6, batch_size: 8, validations: 2, checkpoints: 3", "max_steps: 400, batch_size: 8, validations: 0, checkpoints: 100")

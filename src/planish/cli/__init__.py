@@ -8,10 +8,11 @@ from pathlib import Path
 
 import typer
 
-from planish.cli import adapters, choice, gold, line, models, records, rows  # noqa: F401
+from planish.cli import adapters, choice, distil, gold, line, models, pruning, records, rows, vocabulary  # noqa: F401
 from planish.cli.options import app as app
 from planish.cli.rows import CONVERTS_TO as CONVERTS_TO
 from planish.errors import PlanishError
+from planish.progress import heed_interrupts
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
@@ -21,6 +22,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed while running, 2 the input or recipe is wrong and nothing was run, 3 a gate said no."""
     # threads that spin long at a barrier starve each other when another process wants a core; must be set before torch loads
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    heed_interrupts()
     try:
         status = app(standalone_mode=False)
     except PlanishError as refused:

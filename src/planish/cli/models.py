@@ -63,6 +63,25 @@ def decode_sweep(
 
 
 @app.command()
+def probe(
+    recipe: RecipePath,
+    rows: Annotated[int, typer.Option(min=10, help="Fit on at most this many training rows.")] = 400,
+    workspace: Workspace = HERE,
+    as_json: Json = False,
+) -> None:
+    """Show behind which layer of the untuned model the labels can be read: where a head could stand, and whether the model knows the task at all.
+
+    Example: planish probe recipe.yaml
+    """
+    from planish import probe as probing
+    from planish.progress import Terminal
+    from planish.recipe import Recipe
+
+    found = probing.probe(Recipe.load(recipe), workspace, Terminal(), rows=rows)
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else probing.text(found))
+
+
+@app.command()
 def merge(
     config: Annotated[Path, typer.Argument(help="What to merge: a YAML file of ours, or mergekit's.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")] = Path("merged"),

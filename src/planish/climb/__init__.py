@@ -180,15 +180,20 @@ def _cost(outcome: pipeline.RunOutcome, rung: Rung, report: EvalReport) -> Cost:
     found = Cost(seconds_per_answer=report.seconds / rows, tokens_per_answer=_tokens(report), undo=rung.undo)
     if rung.kind == "baseline":
         kept = outcome.stages["baseline"].folder
-        files = [path for path in kept.rglob("*") if path.is_file() and "reports" not in path.parts] if kept is not None else []
-        return found.model_copy(update={"artifact_bytes": sum(path.stat().st_size for path in files)})
+        assert kept is not None
+        return found.model_copy(update={"artifact_bytes": _bytes(kept / rung.technique)})
     folder = outcome.stages["train"].folder
     assert folder is not None
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     seconds = sum((now["tokens"] - before["tokens"]) / now["tok_s"] for before, now in zip([{"tokens": 0}, *steps], steps, strict=False))
     stored = folder / "adapter" if (folder / "adapter").is_dir() else folder / "model"
-    size = sum(path.stat().st_size for path in stored.rglob("*") if path.is_file())
-    return found.model_copy(update={"train_seconds": seconds, "peak_bytes": round(max(step["memory_mb"] for step in steps) * 2**20), "artifact_bytes": size})
+    return found.model_copy(
+        update={"train_seconds": seconds, "peak_bytes": round(max(step["memory_mb"] for step in steps) * 2**20), "artifact_bytes": _bytes(stored)}
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _tokens(report: EvalReport) -> float | None:

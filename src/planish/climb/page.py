@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from planish import rules
 from planish.climb import Climbed
 from planish.evidence.ladder import Rung
 from planish.report import plots
@@ -40,37 +41,28 @@ def write(found: Climbed) -> Path:
     return path
 
 
-_HEADER = (
-    "rung",
-    "",
-    "value",
-    "95 % interval",
-    "over the best below",
-    "rows",
-    "a row",
-    "tokens a row",
-    "training",
-    "peak memory",
-    "kept beside the base",
-    "to undo",
-)
+_HEADER = ("rung", "", "value", "95 % interval", "over the best below", "gold rows")
+_MEASURED = "times are of all draws of a rung together, with what it fits before it answers; all measured"
+_COSTS = ("rung", "time a row", "tokens a row", "training", "peak memory", "kept beside the base", "to undo")
 
 
 def _row(rung: Rung) -> list[str]:
-    metric, cost, gain = rung.metric, rung.cost, rung.gain
+    metric, gain = rung.metric, rung.gain
     interval = f"[{metric.low:.3f}, {metric.high:.3f}]" if metric is not None and metric.low is not None and metric.high is not None else ""
+    over = "" if gain is None else f"{gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" + ("" if rung.earned else ", not earned")
+    return [rung.name, WORDS[rung.outcome], "" if metric is None else f"{metric.value:.3f}", interval, over, str(rung.rows)]
+
+
+def _cost(rung: Rung) -> list[str]:
+    """What the rung took, measured; nothing where it was not."""
+    cost = rung.cost
     return [
         rung.name,
-        WORDS[rung.outcome],
-        "" if metric is None else f"{metric.value:.3f}",
-        interval,
-        "" if gain is None else f"{gain.difference:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" + ("" if rung.earned else ", not earned"),
-        str(rung.rows),
         "" if cost.seconds_per_answer is None else f"{1000 * cost.seconds_per_answer:.0f} ms",
         "" if cost.tokens_per_answer is None else f"{cost.tokens_per_answer:.0f}",
         "" if cost.train_seconds is None else f"{cost.train_seconds:.0f} s",
         "" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e9:.2f} GB",
-        "" if cost.artifact_bytes is None else f"{cost.artifact_bytes / 1e6:.1f} MB",
+        "" if cost.artifact_bytes is None else f"{cost.artifact_bytes / 1e6:.3g} MB",
         cost.undo,
     ]
 
@@ -79,7 +71,7 @@ def _sections(found: Climbed) -> list[Section]:
     rungs = found.climb.rungs
     figures = [(rung.name, rung.metric) for rung in rungs if rung.metric is not None]
     metric = found.climb.goal.split()[0]
-    drawn: list[Block] = [plots.ladder(figures, metric, found.climb.ship, in_order=True)] if figures else []
+    drawn: list[Block] = [plots.ladder(figures, metric, found.climb.ship, in_order=True, bar=rules.parse(found.climb.goal).offset)] if figures else []
     why = Table(["rung", "decided on"], [[rung.name, cut(rung.why, 300)] for rung in rungs])
     skipped = [Paragraph("not tried, as a cheaper rung clears the goal: " + ", ".join(found.climb.skipped))] if found.climb.skipped else []
     limits = [
@@ -93,6 +85,13 @@ def _sections(found: Climbed) -> list[Section]:
     return [
         Section("Rungs, from cheap to dear", [Table(_HEADER, [_row(rung) for rung in rungs]), *drawn, *skipped]),
         Section("Why", [why]),
+        Section(
+            "What each took",
+            [
+                Table(_COSTS, [_cost(rung) for rung in rungs]),
+                Paragraph("times are of all draws of a rung together, with what it fits before it answers; measured"),
+            ],
+        ),
         Section("Limits", [Paragraph(text) for text in limits]),
         Section("Go on", [Code("planish run recipe.yaml"), runs]),
     ]

@@ -37,6 +37,16 @@ def count(task_rows: int, share: float) -> int:
     return max(1, round(task_rows * share / (1 - share)))
 
 
+def count_beside(size: int, rows: Sequence[Row], share: float) -> int:
+    """How many of the rows are `share` of all text beside documents of `size` bytes; one more than there are where they do not suffice."""
+    wanted = size * share / (1 - share)
+    for index, row in enumerate(rows):
+        if wanted <= 0:
+            return max(1, index)
+        wanted -= len(row.model_dump_json())
+    return len(rows) + (wanted > 0)
+
+
 def token_weight(task: float, replayed: float, share: float) -> float:
     """What each replayed token counts, so that replay is `share` of the loss. `task` and `replayed` are trained tokens (by their weights)."""
     return share / (1 - share) * task / replayed

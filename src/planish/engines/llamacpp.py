@@ -145,6 +145,14 @@ class LlamaCppEngine:
 
         return self._together(weigh, prompts)
 
+    def memory(self) -> int | None:
+        """Bytes: the most that the worker has had resident, its mapped file included; None where the system does not say."""
+        try:
+            lines = Path(f"/proc/{self._worker.process.pid}/status").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
     def close(self) -> None:
         """End the worker; safe to call twice."""
         self._client.close()

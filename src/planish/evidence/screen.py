@@ -36,7 +36,7 @@ class Screened(Noun):
     def __str__(self) -> str:
         how = "no other row could change it" if self.e_value is None else f"evidence {self.e_value:.3g}, {1 / self.alpha:g} suffices"
         side = "reaches" if self.decision == "pass" else "stays below"
-        return f"{side} {self.bar:g} on the whole gold set, known after {self.rows_used} of {self.total} rows ({how})"
+        return f"{side} {self.bar:.3g} on the whole gold set, known after {self.rows_used} of {self.total} rows ({how})"
 
 
 def screen(

@@ -15,9 +15,10 @@ from planish.model.mask import Dialogue, Masked, Masker, Turns
 from planish.model.template import Refused as Refused
 from planish.model.template import Rendering, Template
 from planish.model.token_ids import TokenIds
-from planish.rows import Message
+from planish.rows import Message, content_hash
 
 Tools = tuple[dict[str, Any], ...]
+_TRIAL = "Hello, world!  It's 12,345.67 €\n\tdéjà vu 你好 def f(x): return x**2"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Chat:
     def template_hash(self) -> str:
         """sha256 of the template's text."""
         return self.template.sha256
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """What the tokenizer is, however it was saved: its words with their ids, and what it makes of a text."""
+        return content_hash({"vocabulary": self.tokenizer.get_vocab(), "trial": self.encode(_TRIAL)})
 
     @cached_property
     def ends(self) -> frozenset[int]:

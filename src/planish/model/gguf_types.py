@@ -10,7 +10,7 @@ import gguf
 
 from planish.model.ggml import GgmlType, block_columns
 
-Quant = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+Quant = Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ4_NL"]
 
 FILE_TYPES: dict[str, gguf.LlamaFileType] = {
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -18,9 +18,27 @@ FILE_TYPES: dict[str, gguf.LlamaFileType] = {
     "Q6_K": gguf.LlamaFileType.MOSTLY_Q6_K,
     "Q5_K_M": gguf.LlamaFileType.MOSTLY_Q5_K_M,
     "Q4_K_M": gguf.LlamaFileType.MOSTLY_Q4_K_M,
+    "Q3_K_M": gguf.LlamaFileType.MOSTLY_Q3_K_M,
+    "Q2_K": gguf.LlamaFileType.MOSTLY_Q2_K,
+    "IQ4_NL": gguf.LlamaFileType.MOSTLY_IQ4_NL,
 }
-BASE: dict[str, GgmlType] = {"F16": GgmlType.F16, "Q8_0": GgmlType.Q8_0, "Q6_K": GgmlType.Q6_K, "Q5_K_M": GgmlType.Q5_K, "Q4_K_M": GgmlType.Q4_K}
-SMALLER_BLOCKS = {GgmlType.Q4_K: GgmlType.Q5_0, GgmlType.Q5_K: GgmlType.Q5_1, GgmlType.Q6_K: GgmlType.Q8_0}
+BASE: dict[str, GgmlType] = {
+    "F16": GgmlType.F16,
+    "Q8_0": GgmlType.Q8_0,
+    "Q6_K": GgmlType.Q6_K,
+    "Q5_K_M": GgmlType.Q5_K,
+    "Q4_K_M": GgmlType.Q4_K,
+    "Q3_K_M": GgmlType.Q3_K,
+    "Q2_K": GgmlType.Q2_K,
+    "IQ4_NL": GgmlType.IQ4_NL,
+}
+SMALLER_BLOCKS = {
+    GgmlType.Q2_K: GgmlType.Q4_0,
+    GgmlType.Q3_K: GgmlType.Q4_0,
+    GgmlType.Q4_K: GgmlType.Q5_0,
+    GgmlType.Q5_K: GgmlType.Q5_1,
+    GgmlType.Q6_K: GgmlType.Q8_0,
+}
 """The type of 32-value blocks that stands in when a row does not divide into blocks of 256."""
 
 LAYER = re.compile(r"blk\.(\d+)\.(.+)")
@@ -39,22 +57,38 @@ def use_more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def tensor_type(name: str, shape: tuple[int, ...], quant: Quant, *, layers: int, tied: bool) -> Choice:
-    """The type of the tensor `name` (GGUF naming) of `shape` (rows, columns). `tied`: the embedding is also the output matrix, and is typed as one."""
+def tensor_type(name: str, shape: tuple[int, ...], quant: Quant, *, layers: int, tied: bool, sharing: int = 1, important: bool = False) -> Choice:
+    """The type of the tensor `name` (GGUF naming) of `shape` (rows, columns). `tied`: the embedding is also the output matrix, and is typed as one.
+
+    `sharing` is how many query heads read one value head; `important`: the file has an importance matrix."""
     if len(shape) < 2 or not name.endswith(".weight") or name.endswith("_norm.weight"):
         return Choice(GgmlType.F32, GgmlType.F32)
     base = BASE[quant]
     if base is GgmlType.F16:
         return Choice(base, base)
-    wanted = base
+    wanted: GgmlType = base
     if name == "output.weight" or (tied and name == "token_embd.weight"):
         # llama.cpp asks here whether the *base* type fits, and takes Q8_0 as its own choice, not as a fallback: it is not counted as one.
         wanted = GgmlType.Q8_0 if base is GgmlType.Q8_0 or shape[-1] % block_columns(base) else GgmlType.Q6_K
-    elif quant in ("Q4_K_M", "Q5_K_M") and (match := LAYER.fullmatch(name)):
-        layer, part = int(match[1]), match[2]
-        if part in ("attn_v.weight", "ffn_down.weight") and use_more_bits(layer, layers):
-            wanted = GgmlType.Q6_K
+    elif match := LAYER.fullmatch(name):
+        wanted = part_type(match[2], int(match[1]), quant, layers=layers, sharing=sharing, important=important)
     return Choice(wanted, fitting(wanted, shape[-1]))
+
+
+def part_type(part: str, layer: int, quant: Quant, *, layers: int, sharing: int, important: bool) -> GgmlType:
+    """What the mix wants for one matrix of a layer, whatever its shape."""
+    base = BASE[quant]
+    down, value = part == "ffn_down.weight", part == "attn_v.weight"
+    if quant in ("Q4_K_M", "Q5_K_M") and (down or value):
+        return GgmlType.Q6_K if use_more_bits(layer, layers) else base
+    if quant == "Q3_K_M":
+        early = layer < (2 if value else layers // 16)
+        return (GgmlType.Q5_K if early else GgmlType.Q4_K) if down or value else GgmlType.Q4_K if part == "attn_output.weight" else base
+    if quant == "Q2_K" and (down or value or part == "attn_output.weight"):
+        return GgmlType.Q4_K if value and sharing >= 4 else GgmlType.Q3_K
+    if quant == "IQ4_NL" and ((value and sharing >= 4) or (down and layer < layers // 8 and not important)):
+        return GgmlType.Q5_K
+    return base
 
 
 def fitting(wanted: GgmlType, columns: int) -> GgmlType:

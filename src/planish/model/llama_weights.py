@@ -14,7 +14,10 @@ from safetensors import safe_open
 from planish.errors import InputError, Problem
 from planish.model.lora_folder import LoraFolder
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
+"""transformers' families, and llama.cpp's architecture that computes them. SmolLM is a Llama."""
+PAIRED = ("llama",)
+"""Architectures whose rotary rows llama.cpp wants in pairs; the others turn halves, as transformers does."""
 ROTARY = ("default", "linear", "llama3")
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 INSIDE = {
@@ -28,6 +31,8 @@ INSIDE = {
     "self_attn.q_proj": "attn_q",
     "self_attn.v_proj": "attn_v",
 }
+NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+"""What the layers of Qwen3 have besides."""
 ROPE_FREQS = "rope_freqs.weight"
 
 
@@ -40,6 +45,8 @@ class LlamaWeights:
 
     def __init__(self, checkpoint: Path, adapter: Path | None = None) -> None:
         self.config = read_config(checkpoint)
+        self.architecture = ARCHITECTURES[self.config["architectures"][0]]
+        self._inside = INSIDE | (NORMS if self.architecture == "qwen3" else {})
         self.layers: int = self.config["num_hidden_layers"]
         self.heads: int = self.config["num_attention_heads"]
         self.kv_heads: int = self.config.get("num_key_value_heads") or self.heads
@@ -69,10 +76,10 @@ class LlamaWeights:
         for key in sorted(found, key=natural):
             if self.tied and key == "lm_head.weight":
                 continue  # transformers ignores it too: the embedding is the output matrix
-            name = gguf_name(key)
+            name = gguf_name(key, self._inside)
             if name is None:
                 if not key.endswith("rotary_emb.inv_freq"):
-                    problems.append(Problem(key, "is no tensor of a Llama model", "export the base architecture, without added modules"))
+                    problems.append(Problem(key, "is no tensor of this family", "export the base architecture, without added modules"))
             else:
                 self._source[name] = (key, found[key])
         for name in self._expected():
@@ -82,7 +89,7 @@ class LlamaWeights:
 
     def _expected(self) -> list[str]:
         names = ["token_embd.weight", "output_norm.weight"] + ([] if self.tied else ["output.weight"])
-        return names + [f"blk.{layer}.{part}.weight" for layer in range(self.layers) for part in INSIDE.values()]
+        return names + [f"blk.{layer}.{part}.weight" for layer in range(self.layers) for part in self._inside.values()]
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, values) fp32, in the order of `shapes`; the adapter is merged and the rotary rows are in llama.cpp's order."""
@@ -95,9 +102,21 @@ class LlamaWeights:
             if self._adapter is not None:
                 values = self._adapter.add_to(key, values)
             part = key.rsplit(".", 2)[-2]
-            if part in ("q_proj", "k_proj"):
+            if part in ("q_proj", "k_proj") and self.architecture in PAIRED:
                 values = interleave(values, self.heads if part == "q_proj" else self.kv_heads)
             yield name, values.contiguous()
+
+    def source_name(self, name: str) -> str:
+        """The checkpoint's name of one of llama.cpp's tensors."""
+        return self._source[name][0]
+
+    def restored(self, key: str, values: torch.Tensor) -> torch.Tensor:
+        """Values of llama.cpp's tensor in the order of the checkpoint's tensor `key`: the reverse of what `stream` does to the rotary rows."""
+        part = key.rsplit(".", 2)[-2]
+        if part not in ("q_proj", "k_proj") or self.architecture not in PAIRED:
+            return values
+        heads = self.heads if part == "q_proj" else self.kv_heads
+        return values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 def natural(key: str) -> list[tuple[int, str]]:
@@ -105,8 +124,8 @@ def natural(key: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in key.split(".")]
 
 
-def gguf_name(key: str) -> str | None:
-    """llama.cpp's name of a transformers tensor; None when it has none."""
+def gguf_name(key: str, inside: dict[str, str]) -> str | None:
+    """llama.cpp's name of a transformers tensor, `inside` those of a layer; None when it has none."""
     stem, _, suffix = key.rpartition(".")
     if suffix not in ("weight", "bias"):
         return None
@@ -114,8 +133,8 @@ def gguf_name(key: str) -> str | None:
         return f"{OUTSIDE[stem]}.{suffix}"
     if stem.startswith("model.layers."):
         layer, _, part = stem.removeprefix("model.layers.").partition(".")
-        if part in INSIDE and layer.isdecimal():
-            return f"blk.{layer}.{INSIDE[part]}.{suffix}"
+        if part in inside and layer.isdecimal():
+            return f"blk.{layer}.{inside[part]}.{suffix}"
     return None
 
 
@@ -125,7 +144,7 @@ def interleave(values: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """config.json, refused with every reason for which the weights cannot be llama.cpp's `llama` architecture."""
+    """config.json, refused with every reason for which the weights cannot be one of llama.cpp's architectures that are known here."""
     path = checkpoint / "config.json"
     if not path.is_file():
         raise InputError(Problem(str(path), "is missing", "give a checkpoint folder in the Hugging Face layout"))
@@ -138,7 +157,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
         problems.append(Problem(f"{path}: hidden_act", f"is {config['hidden_act']}; llama.cpp computes silu"))
     if config.get("quantization_config"):
         problems.append(Problem(f"{path}: quantization_config", "the weights are quantised already", "export the 16-bit checkpoint"))
-    if config.get("sliding_window"):
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
         problems.append(Problem(f"{path}: sliding_window", "llama.cpp attends to everything here", "set it to null if the model was trained so"))
     if (kind := rotary(config).get("rope_type")) not in ROTARY:
         problems.append(Problem(f"{path}: rope_parameters", f"rope_type {kind} cannot be exported", "supported: " + ", ".join(ROTARY)))

@@ -44,6 +44,7 @@ BYTES = {
     "BOOL": 1,
 }
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+WHOLE = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
 
 
 class Entry(NamedTuple):
@@ -262,6 +263,8 @@ def _allocate(path: Path, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> in
 
 
 def _stored(name: str, values: Tensor, dtype: str) -> Tensor:
+    if dtype in WHOLE:
+        return values.to(WHOLE[dtype])
     stored = values.to(FLOATING[dtype])
     if not bool(torch.isfinite(stored).all()):
         raise RunFailed(Problem(name, f"holds values that are not finite as {dtype}", "write another dtype, or lower the weights"))

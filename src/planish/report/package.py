@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planish.report import files
 from planish.report.blocks import Section, cut, lines, missing
 from planish.report.findings import Findings
 
@@ -20,7 +21,12 @@ def package_lines(found: Findings) -> list[str]:
             f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB of {entry['source_bytes'] / 1e6:.1f} MB, {entry['bits_per_weight']:.2f} bits per weight; "
             f"quality retained {retained} ({entry['metric']}), {'passed' if entry['passed'] else 'NOT passed'}"
         )
-        said.append(f"  tensors: {counts}; {len(entry['fell_back'])} fell back to another type (row length no multiple of 256)")
+        why = "; ".join(sorted({one.get("why", "row length no multiple of the block") for one in entry["fell_back"]}))
+        said.append(f"  tensors: {counts}; {len(entry['fell_back'])} fell back to another type" + (f" ({why})" if why else ""))
+        if "kl" in entry["figures"]:
+            kl, same = entry["figures"]["kl"], entry["figures"]["top1_agreement"]
+            said.append(f"  against its source: KL {kl['value']:.4f} nats a token, the same next token in {same['value']:.1%} of {kl['n']} (weights of the file, in fp32)")
+        said += [f"  {note}" for note in entry.get("notes", ())]
     return said
 
 
@@ -59,7 +65,9 @@ def feedback_lines(found: Findings) -> list[str]:
 
 def package(found: Findings) -> Section:
     """The files."""
-    return Section("Package", lines(package_lines(found)) if found.folder("compress") else missing("no file was made"))
+    if not found.folder("compress"):
+        return Section("Package", missing("no file was made"))
+    return Section("Package", [*lines(package_lines(found)), *files.blocks(found.json("compress", "compress_report.json")["files"])])
 
 
 def endpoint(found: Findings) -> Section:

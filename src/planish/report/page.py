@@ -18,6 +18,7 @@ def content(found: Findings) -> list[Section]:
     parts = [
         sections.ladder(found),
         sections.gate(found),
+        sections.pretraining(found),
         sections.general(found),
         sections.losses(found),
         sections.slices(found),
@@ -117,8 +118,7 @@ _STYLE = (
     "h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #d5dbe3}p{margin:.4rem 0}.verdict{font-size:1.15rem;font-weight:600}"
     ".warning{background:#fbe9e4;border-left:4px solid #c1553b;padding:.5rem 1rem}.missing{color:#6b7686;font-style:italic}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}"
-    "th,td{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #e6eaf0}td{overflow-wrap:anywhere;min-width:3rem}"
-    "td:first-child{overflow-wrap:normal}"
+    "th,td{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #e6eaf0}td{overflow-wrap:break-word;max-width:28rem}"
     "pre{background:#f4f6f9;padding:.6rem .8rem;overflow-x:auto;font-size:.85rem}figure{margin:1rem 0}svg{max-width:100%;height:auto}"
     "@media print{main{max-width:none;margin:0}section,figure,tr{break-inside:avoid}pre{white-space:pre-wrap}}"
     "@media(prefers-color-scheme:dark){body{background:#14181f;color:#dfe5ee}figure{background:#fff;border-radius:4px}.warning{background:#43241c}"

@@ -13,14 +13,16 @@ from planish.scores import Metric
 BLUE, RED, GREY = "#3b6ea5", "#c1553b", "#8a94a3"
 
 
-def ladder(figures: Sequence[tuple[str, Metric]], metric: str, tuned: str, *, in_order: bool = False) -> Figure:
-    """Every system's metric with its interval, the best on top, or `in_order` the last; the tuned one, or the one to ship, in red."""
+def ladder(figures: Sequence[tuple[str, Metric]], metric: str, tuned: str, *, in_order: bool = False, bar: float | None = None) -> Figure:
+    """Every system's metric with its interval, the best on top, or `in_order` the last; the tuned one, or the one to ship, in red; `bar` is what is to be cleared."""
     ordered = list(figures) if in_order else sorted(figures, key=lambda pair: pair[1].value if pair[1].higher_is_better else -pair[1].value)
     plot, axes = _figure(height=0.4 * len(ordered) + 0.9)
     for place, (system, figure) in enumerate(ordered):
         low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
         spread = [[figure.value - low], [high - figure.value]]
         axes.errorbar(figure.value, place, xerr=spread, fmt="o", color=RED if system == tuned else BLUE, capsize=3)
+    if bar is not None:
+        axes.axvline(bar, color=GREY, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(ordered)), [system for system, _ in ordered])
     share = all(0 <= figure.value <= 1 for _, figure in ordered)
     axes.set(xlabel=f"{metric} with 95 % interval", **({"xlim": (0, 1)} if share else {}))
@@ -66,6 +68,17 @@ def slices(names: Sequence[tuple[str, Metric, bool]], overall: float) -> Figure:
     axes.set_yticks(range(len(names)), [name for name, _, _ in reversed(names)], fontsize=8)
     axes.set(xlabel="mean score with 95 % interval; the line is the whole gold set", xlim=(0, 1))
     return _svg(plot, "worst slices: " + ", ".join(f"{name} {figure.value:.2f}" for name, figure, _ in names[:5]))
+
+
+def pareto(files: Sequence[tuple[str, float, Metric, bool]], measure: str) -> Figure:
+    """Files by size in bytes and by what they lose; red ones are beaten by no other in both."""
+    plot, axes = _figure(height=3.2)
+    for name, size, lost, front in files:
+        low, high = (lost.value if end is None else end for end in (lost.low, lost.high))
+        axes.errorbar(size / 1e6, lost.value, yerr=[[lost.value - low], [high - lost.value]], fmt="o", color=RED if front else BLUE, capsize=3)
+        axes.annotate(name, (size / 1e6, lost.value), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.set(xlabel="MB", ylabel=f"{measure} with 95 % interval")
+    return _svg(plot, "size and loss: " + ", ".join(f"{name} {size / 1e6:.1f} MB {lost.value:.4f}" for name, size, lost, _ in files))
 
 
 def _figure(height: float = 2.8, width: float = 7.2) -> tuple[Any, Any]:

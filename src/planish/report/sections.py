@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from planish.data.task import FINISH
-from planish.evidence import forgetting
+from planish.evidence import cpt_verdict, forgetting
 from planish.evidence.facts import best
 from planish.evidence.losses import Losses
 from planish.evidence.power import minimum_detectable_drop
@@ -113,6 +113,18 @@ def general_lines(found: Findings) -> list[str]:
     if guard := found.json("gate", "forgetting.json"):
         said += forgetting.lines(forgetting.Forgetting.model_validate(guard))
     return said + [f"gate: {rule.rule}: {'holds' if rule.passed else 'NOT met'}: {rule.why}" for rule in rules if "general." in rule.rule]
+
+
+def stage_lines(found: Findings) -> list[str]:
+    """What continued pretraining was good for, where there was any."""
+    told = found.json("gate", "stage_report.json")
+    return cpt_verdict.lines(cpt_verdict.StageReport.model_validate(told)) if told else []
+
+
+def pretraining(found: Findings) -> Section | None:
+    """The same as a section; None where there was none."""
+    said = stage_lines(found)
+    return Section("Continued pretraining", lines(said)) if said else None
 
 
 def general(found: Findings) -> Section:

@@ -37,7 +37,7 @@ def _lines(found: Findings) -> list[str]:
     said = [f"{report.system}: {report.details['seeds']}" for report in found.baselines.values() if "seeds" in report.details]
     said += sections.answer_faults(found)
     if found.candidate:
-        said += sections.general_lines(found)
+        said += sections.stage_lines(found) + sections.general_lines(found)
     if found.verdict:
         said.append(f"verdict: {found.verdict.decision}. {found.verdict.sentence}")
         if found.verdict.ship == "classifier" and (folder := found.folder("baseline")):

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from planish.engines import transformers
+from planish.model import precision as number_format
 from planish.model.answer_log_probs import Reads, Shown
 from planish.model.asker import Asker
 from planish.model.chat import Chat
 from planish.model.engine import Engine
+from planish.model.precision import Asked
 from planish.recipe import EvaluateSection, Use
 from planish.stages._gold import Gold
 from planish.stages._scoring import BasePairs, reads
+
+
+def format_for(shape: str, asked: Asked = "auto") -> Literal["fp32", "bf16"]:
+    """The number format in which a model of this process answers. What is written token by token is fp32: only there is a row of a batch, to the bit, the row alone."""
+    return number_format.choose(asked if shape == "classification" else "fp32")
 
 
 def asking_options(evaluate: EvaluateSection) -> dict[str, Any]:
@@ -29,7 +36,7 @@ def asker_of(engine: Engine, model: Any, chat: Chat, precision: Literal["fp32", 
     return Asker(engine, chat, context, references=shown, text="text" in wanted, told=evaluate.decoding)
 
 
-def base_pairs(base: Path, gold: Gold, scorers: Sequence[Use], precision: Literal["auto", "fp32", "bf16"] = "auto") -> BasePairs | None:
+def base_pairs(base: Path, gold: Gold, scorers: Sequence[Use], precision: Literal["fp32", "bf16"]) -> BasePairs | None:
     """What the base model says of the pairs of a gold set, where a scorer measures against it; else None. It is let go of before this returns.
 
     `precision` must be that of the model it is measured against: the rounding of another one would look like something learned."""

@@ -27,6 +27,9 @@ HELD = 20
 CHECK_BLOCKS = 16
 """Blocks on which the loss is looked at while it trains: it steers, it proves nothing."""
 
+DOMAIN = "domain.jsonl"
+"""The documents that were held out, beside what an entry made."""
+
 Named = list[tuple[str, Example]]
 
 
@@ -53,7 +56,9 @@ def refusals(section: TrainSection, where: str) -> list[Problem]:
 def options(recipe: Recipe) -> dict[str, object]:
     """What training on documents depends on beside its keys: their content, and what they are held against. Raises InputError where there are none."""
     paths = [recipe.resolve(section.documents) for section in recipe.train if section.documents is not None]
-    absent = [Problem(f"train.documents: {path}", "there is no such file or folder", "give a path relative to the recipe") for path in paths if not path.exists()]
+    absent = [
+        Problem(f"train.documents: {path}", "there is no such file or folder", "give a path relative to the recipe") for path in paths if not path.exists()
+    ]
     if absent:
         raise InputError(*absent)
     hashes = [[file_hash(file) for file in sorted(path.rglob("*") if path.is_dir() else [path]) if file.is_file()] for path in paths]
@@ -104,6 +109,17 @@ def divided(path: Path) -> tuple[list[TextRow], list[TextRow]]:
     count = max(1, len(rows) // HELD) if len(rows) > 1 else 0
     held = {row.id for row in sorted(rows, key=lambda row: row.id)[:count]}
     return [row for row in rows if row.id not in held], [row for row in rows if row.id in held]
+
+
+def keep_held(path: Path, folder: Path) -> None:
+    """Write the held-out documents beside what an entry made, for the evaluation."""
+    write_atomic(folder / DOMAIN, [line_of(row) for row in divided(path)[1]])
+
+
+def carry_held(made: Path, place: Path) -> None:
+    """Copy them along with an entry's figures."""
+    if (made / DOMAIN).is_file() and made != place:
+        (place / DOMAIN).write_bytes((made / DOMAIN).read_bytes())
 
 
 def encoded(section: TrainSection, path: Path, task: Task, base: Path, tokens: Path) -> tuple[Named, list[dict[str, str]], Named]:

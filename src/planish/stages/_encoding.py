@@ -17,6 +17,7 @@ from planish.model.example import Example
 from planish.model.tokenise import How, build
 from planish.recipe import TrainSection
 from planish.rows import ChatRow, Row, RowBase, canonical_json, content_hash
+from planish.stages import _files
 from planish.store.objects import file_hash
 
 
@@ -34,6 +35,7 @@ def encode(section: TrainSection, rows: Sequence[Row], task: Task, base: Path, r
         "options": canonical_json(objective.options),
         "task": canonical_json(task.model_dump(mode="json")),
         "code": _code(objective.name),
+        **_files.content(section),
     }
     how = How(base, max_length=section.max_length, encode=partial(_example, objective.name, objective.options, task), meaning=tuple(sorted(meaning.items())))
     store = build(rows, how, root)

@@ -25,6 +25,7 @@ from planish.model.ranks import ALONE, Ranks
 from planish.model.recompute import checkpoint_activations
 from planish.model.reference import StartingModel
 from planish.recipe import TrainSection
+from planish.stages import _documents
 from planish.stages._encoding import encode
 from planish.stages._replay import Mixed, mix
 from planish.store.objects import file_hash
@@ -49,6 +50,7 @@ class Job:
     tokens: str
     memory: dict[str, Any] = field(default_factory=dict)
     replay: str | None = None  # the file of the rows to mix in
+    documents: str | None = None  # the file of the documents, for an objective that is trained on them
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,34 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
     """Rows read and encoded. Raises InputError when there are too few for one batch."""
     section, base = TrainSection.model_validate(job.section), Path(job.base)
     data = dataset.read(Path(job.dataset))
+    _require_data(section, data.manifest.gold_sha256)
     tokens = Path(job.tokens) / (f"rank-{ranks.rank}" if ranks.world > 1 else "")
-    encoded, refused = encode(section, list(data.rows("train")), data.task, base, tokens)
-    checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
+    if job.documents is not None:
+        encoded, refused, held = _documents.encoded(section, Path(job.documents), data.task, base, tokens)
+        checks = drawn(_documents.in_blocks(section, held, base), _documents.CHECK_BLOCKS, section.seed)
+    else:
+        encoded, refused = encode(section, list(data.rows("train")), data.task, base, tokens)
+        checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
     if section.max_rows is not None:
         encoded = drawn(encoded, section.max_rows, section.seed)
-    if len(encoded) < section.batch_size:
-        why = f"{len(encoded)} training rows are fewer than one batch of {section.batch_size} ({len(refused)} were refused)"
-        raise InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
+    if len(encoded) < (1 if job.documents is not None else section.batch_size):
+        raise _too_few(len(encoded), section, len(refused))
     mixed = mix(section, Path(job.replay), encoded, base, tokens) if job.replay is not None else Mixed([], [], None)
-    return Rows([*encoded, *mixed.encoded], [example for _, example in checks], [*refused, *mixed.refused], mixed.figures)
+    train = _documents.in_blocks(section, [*encoded, *mixed.encoded], base)
+    if len(train) < section.batch_size:
+        raise _too_few(len(train), section, len(refused))
+    return Rows(train, [example for _, example in checks], [*refused, *mixed.refused], mixed.figures)
+
+
+def _too_few(count: int, section: TrainSection, refused: int) -> InputError:
+    why = f"{count} training rows are fewer than one batch of {section.batch_size} ({refused} were refused)"
+    return InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
+
+
+def _require_data(section: TrainSection, gold: str) -> None:
+    """An objective that brings rows of its own says whether they were kept apart from this very gold set."""
+    if hasattr(shelf.find("objectives", section.objective.name).load(), "require_data"):
+        shelf.call("objectives", section.objective.name, "require_data", section.objective.options)(gold)
 
 
 def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Ready:
@@ -105,7 +125,7 @@ def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Read
     objective = shelf.find("objectives", section.objective.name).load()
     if hasattr(objective, "require"):
         shelf.call("objectives", section.objective.name, "require", section.objective.options)(examples)
-    usual = getattr(objective, "LEARNING_RATE", shelf.find("adapters", section.adapter.name).load().LEARNING_RATE)
+    usual = usual_rate(objective, section.adapter.name)
     plan = _plan(section, examples, section.learning_rate or usual, precision)
     model = make_model(section, job, precision, device)
     if hasattr(objective, "prepare"):
@@ -113,6 +133,13 @@ def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Read
         examples, tests = (objective.prepare(group, start) if group else group for group in (examples, tests))
     loss = shelf.call("objectives", section.objective.name, "loss", section.objective.options)
     return Ready(model, chat, examples, tests, [name for name, _ in rows.train], rows.refused, plan, loss, usual, device, rows.replay)
+
+
+def usual_rate(objective: Any, adapter: str) -> float:
+    """The objective's own rate, one for all adapters or one for each; the adapter's where it has none."""
+    own = getattr(objective, "LEARNING_RATE", None)
+    found = own.get(adapter) if isinstance(own, dict) else own
+    return float(found or shelf.find("adapters", adapter).load().LEARNING_RATE)
 
 
 def drawn(items: Seq[T], count: int, seed: int) -> list[T]:

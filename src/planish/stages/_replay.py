@@ -21,7 +21,7 @@ from planish.model.engine import Decoding
 from planish.model.example import Example
 from planish.model.template import Refused
 from planish.model.tokenise import How, build
-from planish.recipe import Recipe, ReplaySection, TrainSection
+from planish.recipe import Recipe, ReplaySection, TrainSection, Use
 from planish.rows import ChatRow, RejectCode, Row, TextRow, content_hash
 from planish.stages._context import Context, read_json, write_json
 from planish.stages._encoding import encode
@@ -39,8 +39,11 @@ REFUSE_ABOVE = 0.01
 def refusals(section: TrainSection, where: str) -> list[Problem]:
     """An objective that reads no dialogues cannot be mixed with rows that are dialogues and text."""
     objective = shelf.find("objectives", section.objective.name).load()
-    if section.replay is None or (objective.ROW is ChatRow and not getattr(objective, "HEAD", False) and not hasattr(objective, "prepare")):
+    if section.replay is None or (objective.ROW is ChatRow and not getattr(objective, "HEAD", False) and not {"prepare", "FILES"} & vars(objective).keys()):
         return []
+    if objective.ROW is TextRow:
+        fix = "use general, or the path of general rows"
+        return [Problem(f"{where}.replay.rows", "the base's own answers are too few beside documents", fix)] if section.replay.rows == "self" else []
     return [Problem(f"{where}.replay", f"{section.objective.name} does not learn from plain text and dialogues", "replay in an entry whose objective is sft")]
 
 
@@ -51,8 +54,9 @@ def options(recipe: Recipe) -> dict[str, Any]:
     return {"replay": [file_hash(path) for path in files if path.is_file()], **general_options(recipe)} if asked else {}
 
 
-def gather(context: Context, section: TrainSection, prepared: Path, base: Path) -> str | None:
-    """The file of the rows that this entry replays, under the workspace and named by its content; None where it replays nothing.
+def gather(context: Context, section: TrainSection, prepared: Path, base: Path, documents: str | None = None) -> str | None:
+    """The file of the rows that this entry replays, under the workspace and named by its content; None where it replays nothing. Beside `documents` the share is one of
+    their characters: a document is no row.
 
     Rows that hold what the gold set or a general suite asks are left out, and that is said. Raises InputError when they hold more than 1 % of gold.
     """
@@ -72,6 +76,8 @@ def gather(context: Context, section: TrainSection, prepared: Path, base: Path) 
         _warn(context, f"replay: {len({row for row, _, _ in screened.leaks})} rows left out: they hold what the evaluation asks")
     if not screened.kept:
         raise InputError(Problem(f"train.replay.rows: {section.replay.rows}", "holds no row that may be replayed", "give other rows"))
+    if documents is not None:
+        wanted = replay.count_beside(Path(documents).stat().st_size, screened.kept, section.replay.share)
     if len(screened.kept) < wanted:
         _warn(context, f"replay: {len(screened.kept)} of the {wanted} rows that a share of {section.replay.share:g} asks for; each counts the more")
     lines = [line_of(row) for row in screened.kept[:wanted]]
@@ -93,8 +99,13 @@ def mix(section: TrainSection, path: Path, task: Sequence[tuple[str, Example]], 
     assert section.replay is not None
     share = section.replay.share
     with path.open("rb") as stream:
-        rows = [ROW.validate_json(line) for line in stream][: replay.count(len(task), share)]
-    dialogues, refused = encode(section, [row for row in rows if isinstance(row, ChatRow)], make("chat"), base, tokens)
+        rows = [ROW.validate_json(line) for line in stream]
+    spoken = section
+    if shelf.find("objectives", section.objective.name).load().ROW is TextRow:  # its file holds as many as the documents ask for; a dialogue trains its answers
+        spoken = section.model_copy(update={"objective": Use(name="sft")})
+    else:
+        rows = rows[: replay.count(len(task), share)]
+    dialogues, refused = encode(spoken, [row for row in rows if isinstance(row, ChatRow)], make("chat"), base, tokens)
     store = build(
         [row for row in rows if isinstance(row, TextRow)], How(base, max_length=section.max_length, encode=_text, meaning=(("encoding", "text"),)), tokens
     )

@@ -85,7 +85,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
             listener.say(f"  going on after step {position.step}")
         listener.begin(position.step, plan.steps)
 
-    for text in (*warnings(plan, ready.usual_rate), *warnings_of(ready.model)):
+    for text in (*warnings(plan, ready.usual_rate), *warnings_of(ready.model), *_advised(section, ready)):
         warned(text)
     if reason := layout_of(ready.model).reason:
         warned(f"rows are padded, and prefixes that they share are computed for each: {reason}")
@@ -132,6 +132,8 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
             "section": job.section,
             "replay": ready.replay,
             "memory": {**job.memory, "peak": memory_mb(ready.device) * 2**20},
+            "started_from": start_of(job),
+            "weights": trained.weights_hash(folder),
             "base": bundled.identity(base),
             "template": ready.chat.template_hash,
             **counts,
@@ -170,6 +172,12 @@ def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
     lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
     found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines])
     return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
+
+
+def _advised(section: TrainSection, ready: Ready) -> list[str]:
+    """What the objective has to say of what it is given, where it has a word on it."""
+    objective = shelf.find("objectives", section.objective.name).load()
+    return list(objective.advise(ready.examples, ready.replay)) if hasattr(objective, "advise") else []
 
 
 def _chance(section: TrainSection, ready: Ready) -> float | None:
@@ -214,5 +222,6 @@ def _gathered(model: nn.Module, section: TrainSection, job: Job, plan: Plan) -> 
 def _meaning(job: Job) -> dict[str, Any]:
     """What a checkpoint of this entry is of. How many ranks share the work, and what memory they have, changes nothing that is kept."""
     section = {key: value for key, value in job.section.items() if key not in ("launch", "memory_limit", "on_out_of_memory")}
-    replayed = {"replay": Path(job.replay).name} if job.replay is not None else {}
+    mixed = {"replay": job.replay, "documents": job.documents}
+    replayed = {name: Path(path).name for name, path in mixed.items() if path is not None}
     return {**start_of(job), "data": Path(job.dataset).name, "section": section, **replayed}

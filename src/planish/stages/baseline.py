@@ -22,7 +22,7 @@ from planish.progress import Advance
 from planish.recipe import Recipe, Use
 from planish.rows import content_hash
 from planish.scores import EvalReport
-from planish.stages._asking import asker_of, asking_options, base_pairs
+from planish.stages._asking import asker_of, asking_options, base_pairs, format_for
 from planish.stages._context import Context, Inputs, write_json, write_report
 from planish.stages._general import general_options, general_rows
 from planish.stages._gold import Gold, read_gold
@@ -49,8 +49,9 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     context = replace(context, recipe=recipe)
     require_references(gold, recipe.evaluate.scorers)
     where = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    base = base_pairs(where, gold, recipe.evaluate.scorers)
-    engine = transformers.start(where)
+    precision = format_for(gold.task.shape)
+    base = base_pairs(where, gold, recipe.evaluate.scorers, precision)
+    engine = transformers.start(where, precision=precision)
     asker = asker_of(engine, engine.model, engine.chat, engine.precision, recipe.evaluate)
     for use in recipe.baseline:
         report = solve_one(use, context, gold, data, asker, folder, base)

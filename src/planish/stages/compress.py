@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planish import rules, shelf
 from planish.data.task import filled
-from planish.engines import llamacpp
 from planish.errors import InputError, Problem
 from planish.events import EventType, ReasonCode
 from planish.evidence.facts import ReportFacts
 from planish.evidence.retained import quality_retained
 from planish.model import bundled
-from planish.model.asker import Asker
+from planish.model.calibration_pass import Calibration
 from planish.model.chat import Chat
 from planish.recipe import Recipe, Use
 from planish.scores import EvalReport, Metric
 from planish.stages._context import Context, Inputs, read_reports, write_json, write_report
-from planish.stages._gold import Gold, read_gold
-from planish.stages._plain import Plain, plain, refusals
-from planish.stages._scoring import judge, primary, readable
+from planish.stages._file_scoring import FileScoring, calibration
+from planish.stages._gold import read_gold
+from planish.stages._plain import plain, refusals
+from planish.stages._scoring import primary, readable
 from planish.stages.evaluate import candidate_name
 from planish.store import Store
 
@@ -66,7 +65,10 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     teacher = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     shutil.copytree(inputs["train"] / "tokenizer", folder / "tokenizer")
     weights = plain(recipe, base, inputs["train"], inputs["prepare"], context.work)
-    entries = [_export(use, context, gold, weights, teacher, folder) for use in recipe.compress.export]
+    chat = Chat.load(folder / "tokenizer")
+    scoring = FileScoring(context, gold, chat, weights, inputs["prepare"])
+    text = calibration(context, inputs["prepare"], weights, chat)
+    entries = [_export(use, scoring, text, teacher, folder) for use in recipe.compress.export]
     passed = all(entry["passed"] for entry in entries)
     write_json(
         folder / "compress_report.json",
@@ -78,18 +80,23 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         )
 
 
-def _export(use: Use, context: Context, gold: Gold, weights: Plain, teacher: EvalReport, folder: Path) -> dict[str, Any]:
+def _export(use: Use, scoring: FileScoring, text: Calibration, teacher: EvalReport, folder: Path) -> dict[str, Any]:
     """One file, scored in its own runtime against the model it was made from."""
+    context, gold, weights = scoring.context, scoring.gold, scoring.weights
     assert context.recipe.compress is not None
-    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder, weights.adapter)
+    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder, weights.adapter, text)
     context.event(EventType.ARTIFACT_EXPORTED, made.model_dump(mode="json"))
-    report = score_file(folder / made.file, made.file, Chat.load(folder / "tokenizer"), gold, context)
+    for note in made.notes:
+        context.progress.say(f"  {made.file}: {note}")
+    report, ran = scoring.score(folder / made.file, made.file)
     write_report(folder, report.model_copy(update={"system": made.file}))
     metric = primary(readable(context.recipe.evaluate.scorers))
     size = sum(path.stat().st_size for path in weights.checkpoint.glob("*.safetensors"))
     figures: dict[str, Metric] = {
         "bytes": Metric(name="bytes", value=made.bytes, n=1, higher_is_better=False),
         "size_ratio": Metric(name="size_ratio", value=made.bytes / size, n=1, higher_is_better=False),
+        **ran.figures(),
+        **scoring.closeness(folder / made.file),
     }
     try:
         figures["quality_retained"] = quality_retained(report, teacher, metric, groups=gold.groups)
@@ -103,21 +110,10 @@ def _export(use: Use, context: Context, gold: Gold, weights: Plain, teacher: Eva
         **made.model_dump(mode="json"),
         "source_bytes": size,
         "seconds": report.seconds,
+        "runtime": ran.name,
         "metric": metric,
+        "value": report.metrics[metric].model_dump(mode="json"),
         "figures": {name: figure.model_dump(mode="json") for name, figure in figures.items()},
         "rules": [result.model_dump(mode="json") for result in results],
         "passed": all(result.passed for result in results),
     }
-
-
-def score_file(path: Path, system: str, chat: Chat, gold: Gold, context: Context) -> EvalReport:
-    """The gold set asked of a GGUF file in llama.cpp: same prompts, same decoding."""
-    engine = llamacpp.start(path)
-    scorers = readable(context.recipe.evaluate.scorers)
-    began = time.perf_counter()
-    try:
-        with context.progress.bar(f"gold set, {path.name}", len(gold.samples)) as advance:
-            answers = Asker(engine, chat, engine.context, advance, told=context.recipe.evaluate.decoding).answer(gold.samples, gold.task)
-    finally:
-        engine.close()
-    return judge(system, answers, gold, scorers, time.perf_counter() - began).report

@@ -12,20 +12,21 @@ from planish.data.task import filled
 from planish.engines.transformers import TransformersEngine
 from planish.events import EventType
 from planish.model import bundled
-from planish.model import precision as number_format
 from planish.model.chat import Chat
 from planish.model.general import evaluate
 from planish.model.head_engine import HeadEngine, has_head
+from planish.model.load import load
 from planish.model.trained import open_trained
 from planish.recipe import Recipe
 from planish.scores import EvalReport
-from planish.stages._asking import asker_of, asking_options, base_pairs
-from planish.stages._context import Context, Inputs, write_json, write_report
+from planish.stages._asking import asker_of, asking_options, base_pairs, format_for
+from planish.stages._context import Context, Inputs, read_json, write_json, write_report
 from planish.stages._general import general_options, general_rows
 from planish.stages._gold import Gold, read_gold
 from planish.stages._losses import write_memorised, write_slices
 from planish.stages._scoring import BasePairs, judge, primary, require_references
 from planish.stages._screening import asked, ruled_out, screening
+from planish.stages._stage_report import write_stages
 
 NEEDS = ("prepare", "train")
 
@@ -47,9 +48,10 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     recipe = filled(context.recipe, gold.task.shape)
     context = replace(context, recipe=recipe)
     require_references(gold, recipe.evaluate.scorers)
-    where, precision = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None), number_format.choose(recipe.train[-1].precision)
+    where = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+    precision = format_for(gold.task.shape, recipe.train[-1].precision)
     base = base_pairs(where, gold, recipe.evaluate.scorers, precision)
-    tuned = open_tuned(recipe, inputs["train"])
+    tuned = open_tuned(recipe, inputs["train"], gold.task.shape)
     report = score_gold(context, tuned, gold, base)
     write_report(folder, report)
     write_slices(gold, inputs["prepare"], report, folder)
@@ -61,6 +63,15 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         with context.progress.bar("general ability, tuned", len(rows)) as advance:
             kept = evaluate(tuned.model, tuned.chat, rows, candidate_name(recipe), tuned.precision, advance, tasks=recipe.evaluate.general_tasks)
         write_json(folder / "general.json", kept.model_dump(mode="json"))
+    plain = replace(context, recipe=recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"screen": None})}))
+    write_stages(
+        recipe,
+        inputs["train"],
+        report,
+        lambda place: _opened(where, place, tuned),
+        lambda opened, name: score_gold(plain, Tuned(*opened), gold, base, what=f"gold set, {name}"),
+        folder,
+    )
 
 
 class Tuned(NamedTuple):
@@ -71,11 +82,19 @@ class Tuned(NamedTuple):
     precision: Literal["fp32", "bf16"]
 
 
-def open_tuned(recipe: Recipe, trained: Path) -> Tuned:
-    """The base model with what training made of it."""
+def open_tuned(recipe: Recipe, trained: Path, shape: str) -> Tuned:
+    """The base model with what training made of it, in the number format in which rows of this task shape are answered."""
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    precision = number_format.choose(recipe.train[-1].precision)
+    precision = format_for(shape, recipe.train[-1].precision)
     return Tuned(open_trained(base, trained, precision, four_bit=recipe.train[-1].four_bit), Chat.load(base), precision)
+
+
+def _opened(base: Path, result: Path | None, like: Tuned) -> Tuned:
+    """What an entry left, or the base itself, in the precision of the candidate."""
+    if result is None:
+        return Tuned(load(base, like.precision), like.chat, like.precision)
+    four_bit = bool(read_json(result / "report.json")["section"]["four_bit"])
+    return Tuned(open_trained(base, result, like.precision, four_bit=four_bit), like.chat, like.precision)
 
 
 def score_gold(context: Context, tuned: Tuned, gold: Gold, base: BasePairs | None = None, *, what: str = "gold set") -> EvalReport:

@@ -17,6 +17,7 @@ from planish.stages._forgetting import write_forgetting
 from planish.stages._gold import read_gold
 from planish.stages._losses import cuts, write_losses
 from planish.stages._scoring import primary
+from planish.stages._stage_report import controls, write_stage_report
 from planish.stages.baseline import COST_ORDER
 from planish.stages.evaluate import candidate_name
 
@@ -43,13 +44,14 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         EvalReport.model_validate(read_json(inputs[stage] / "general.json")) for stage in ("evaluate", "baseline") if (inputs[stage] / "general.json").is_file()
     ]
     cut = cuts(gold, inputs["prepare"])
-    facts = ReportFacts([candidate, *general[:1]], baselines, general[1:], groups=gold.groups, cuts=cut)
+    rivals = [*baselines, *controls(inputs["evaluate"], candidate)]
+    facts = ReportFacts([candidate, *general[:1]], rivals, general[1:], groups=gold.groups, cuts=cut)
     results = [rules.decide(rules.parse(rule), facts) for rule in recipe.gate or ()]
     metric = primary(recipe.evaluate.scorers)
-    silent = [report.system for report in baselines if metric not in report.metrics]
+    silent = [report.system for report in rivals if metric not in report.metrics]
     if silent:
         context.progress.say(f"  not compared on {metric}, which reads log-probabilities: {', '.join(silent)}")
-    compared = [report for report in baselines if report.system not in silent]
+    compared = [report for report in rivals if report.system not in silent]
     found = verdict.decide(
         candidate,
         compared,
@@ -63,6 +65,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     write_json(folder / "verdict.json", found.model_dump(mode="json"))
     write_losses(gold, inputs["prepare"], candidate, compared, metric, folder)
     write_forgetting(context, inputs, folder, candidate, baselines, metric, general, gold.groups)
+    write_stage_report(context, inputs["evaluate"], candidate, metric, general, gold.groups, folder)
     said = {"decision": found.decision, "ship": found.ship, "sentence": found.sentence}
     if found.decision == "ship":
         context.event(EventType.GATE_PASSED, said)

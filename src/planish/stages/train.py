@@ -6,6 +6,7 @@ Every entry of the train list starts from what the one before made: its adapter 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +17,14 @@ from planish.data import dataset
 from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.lazy import require
-from planish.model import bundled, trained
+from planish.model import bundled, new_tokens, same_tokens, trained
 from planish.model import precision as number_format
 from planish.model.chat import Chat
 from planish.model.lr_range import RangeTest, lr_range_test
 from planish.model.ranks import Ranks, refusals
 from planish.progress import Progress
 from planish.recipe import Recipe, TrainSection, Use
-from planish.stages import _replay
+from planish.stages import _documents, _files, _replay, _stage_report
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._live import Live
 from planish.stages._ready import Job, make_ready
@@ -37,9 +38,10 @@ NEEDS = ("prepare",)
 def options(recipe: Recipe) -> dict[str, Any]:
     """The train list and the base model by its weights. How many ranks share the work, and what memory they have, is no part of what is made."""
     return {
-        "train": [entry.model_dump(exclude={"launch", "memory_limit"}) for entry in recipe.train],
+        "train": [entry.model_dump(exclude={"launch", "memory_limit", "documents"}) | _files.content(_files.placed(recipe, entry)) for entry in recipe.train],
         "model": bundled.identity(_base(recipe)),
         **_replay.options(recipe),
+        **_documents.options(recipe),
     }
 
 
@@ -54,7 +56,8 @@ def preflight(recipe: Recipe, store: Store) -> None:
         except InputError as refused:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
-        problems += _unfit(recipe, index) + _replay.refusals(section, where)
+        problems += _unfit(recipe, index) + _replay.refusals(section, where) + _documents.refusals(section, where)
+    problems += new_tokens.refusals(_base(recipe), [section.adapter.name for section in recipe.train])
     if problems:
         raise InputError(*problems)
     if any(section.optimizer == "adamw_8bit" or section.four_bit or {"qlora", "adamw_8bit"} & set(section.on_out_of_memory) for section in recipe.train):
@@ -112,7 +115,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     start: Path | None = None
     last = len(recipe.train) - 1
     task = dataset.read(inputs["prepare"]).task
-    entries = [_for_task(section, task) for section in recipe.train]
+    entries = [_for_task(_files.placed(recipe, section), task) for section in recipe.train]
     for index, section in enumerate(entries):
         work = context.work if last == 0 else context.work / f"entry-{index}"
         made = work / "result"
@@ -123,22 +126,32 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
 
             def fill(out: Path, section: TrainSection = section, base: Path = base, start: Path | None = start, work: Path = work, label: str = label) -> None:
                 job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out), str(tokens))
-                job = dataclasses.replace(job, replay=_replay.gather(context, section, inputs["prepare"], original))
+                documents = _documents.gather(context, section, inputs["prepare"])
+                job = dataclasses.replace(job, documents=documents, replay=_replay.gather(context, section, inputs["prepare"], original, documents))
                 _entry(context, job, label)
+                if documents is not None:
+                    _documents.keep_held(Path(documents), out)
 
             if index == last:
                 fill(folder)
             else:
                 write_folder(made, fill)
         if index < last:
-            _keep_figures(made, folder / "entries" / str(index))
+            kept = folder / "entries" / str(index)
+            _keep_figures(made, kept)
+            if _stage_report.pretrains(recipe):
+                _keep_result(made, kept, base, original)
             base, start = _origin(entries[index + 1], base, made)
+            if base != original:
+                same_tokens.require(original, base, f"train[{index + 1}]")
     if last > 0:
         _keep_figures(folder, folder / "entries" / str(last))
-    if base != original and (folder / "adapter").is_dir():
-        _merge_in(base, folder)
     if base != original:
-        trained.name_base(folder / "model", original)
+        _whole(base, folder, original)
+    if (control := _stage_report.control_of(context)) is not None:
+        context.progress.say("  the control: the same entries without documents")
+        (folder / _stage_report.CONTROL).mkdir()
+        run(control, inputs, folder / _stage_report.CONTROL)
 
 
 def _refuse_leaks(prepared: Path) -> None:
@@ -160,7 +173,7 @@ def find_learning_rate(
 
     `sweep` are low, high and count of planish.model.lr_range. An entry after the first is tested on the base model, as what it starts from is made by the run.
     """
-    section = _for_task(recipe.train[entry], dataset.read(prepared).task)
+    section = _for_task(_files.placed(recipe, recipe.train[entry]), dataset.read(prepared).task)
     with TemporaryDirectory() as tokens:
         ready = make_ready(Job(section.model_dump(mode="json"), str(_base(recipe)), None, str(prepared), "", "", tokens))
     with progress.bar("learning-rate test", int(sweep.get("count", 100))) as advance:
@@ -186,6 +199,13 @@ def _origin(following: TrainSection, base: Path, made: Path) -> tuple[Path, Path
     return whole, None
 
 
+def _whole(base: Path, folder: Path, original: Path) -> None:
+    """Whole weights, named after the model that the recipe names, of a result whose own base only this run has."""
+    if (folder / "adapter").is_dir():
+        _merge_in(base, folder)
+    trained.name_base(folder / "model", original)
+
+
 def _merge_in(base: Path, folder: Path) -> None:
     """An adapter of a merged model is of no use without it: the whole weights are left instead."""
     write_folder(folder / "model", lambda partial: _write_merged(base, folder, partial))
@@ -204,6 +224,16 @@ def _keep_figures(made: Path, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / "metrics.jsonl").write_bytes((made / "metrics.jsonl").read_bytes())
     write_json(place / "report.json", read_json(made / "report.json"))
+    _documents.carry_held(made, place)
+
+
+def _keep_result(made: Path, place: Path, base: Path, original: Path) -> None:
+    """What an entry left, beside its figures and as something that opens on the original base: each stage is scored on gold."""
+    for name in ("adapter", "model", "tokenizer"):
+        if (made / name).is_dir():
+            shutil.copytree(made / name, place / name)
+    if base != original:
+        _whole(base, place, original)
 
 
 def _base(recipe: Recipe) -> Path:

@@ -1,0 +1,153 @@
+"""Verbs of distillation: a teacher's word captured, its answers written down, a smaller copy of it made, and whether the student should ship (MISSION S)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from planish.cli.options import HERE, Json, RecipePath, Workspace, app
+
+
+@app.command()
+def capture(
+    recipe: RecipePath,
+    teacher: Annotated[str, typer.Option(help="The teacher: a bundled name, a folder, a hub id, or an endpoint's address ending in /v1.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder to add to; rows that are there are not asked again.")] = Path("capture"),
+    model: Annotated[str | None, typer.Option(help="The teacher's name at an endpoint.")] = None,
+    answers: Annotated[Literal["rows", "teacher"], typer.Option(help="Whose answers: those of the rows, which the teacher reads, or its own.")] = "rows",
+    k: Annotated[int, typer.Option(help="Keep at most so many tokens of a position ...")] = 50,
+    mass: Annotated[float, typer.Option(help="... or as few as hold this much of the probability.")] = 0.999,
+    temperatures: Annotated[str, typer.Option(help="At which temperatures a student may learn from it, with commas between.")] = "1,2",
+    tail_samples: Annotated[int, typer.Option(help="Draws to keep from what is left of a position, for kd with tail: sampled.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer that the teacher writes; one that is cut there is not trained on.")] = 256,
+    parallel: Annotated[int, typer.Option(min=1, help="Calls to an endpoint at once.")] = 8,
+    key_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")] = "PLANISH_API_KEY",
+    allow_private: Annotated[bool, typer.Option("--allow-private", help="Allow an address of a private network.")] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Take at most this many rows.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Write the teacher's answers to this file as rows for sft instead; its tokenizer may be another.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="With --text: answers to each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(help="With --text: how freely it answers.")] = 0.8,
+    verifier: Annotated[str, typer.Option(help="With --text: keep answers that this verifier finds right: exact, numeric, json_schema, regex.")] = "none",
+    options: Annotated[str, typer.Option(help="With --text: the verifier's options, as JSON.")] = "{}",
+    workspace: Workspace = HERE,
+    as_json: Json = False,
+) -> None:
+    """Run a teacher once over the training rows and keep what it finds likely, for the objective kd. Gold rows are never asked.
+
+    Example: planish capture recipe.yaml --teacher smollm2-135m-instruct --out capture
+    """
+    from planish import capture as capturing
+    from planish.errors import InputError, Problem
+    from planish.progress import Terminal
+    from planish.recipe import Recipe
+
+    try:
+        at = tuple(float(part) for part in temperatures.split(","))
+    except ValueError:
+        raise InputError(Problem("--temperatures", f'"{temperatures}" is no list of numbers', "write 1,2")) from None
+    how = capturing.How(
+        teacher=teacher,
+        model=model,
+        answers=answers,
+        k=k,
+        mass=mass,
+        temperatures=at,
+        tail_samples=tail_samples,
+        max_new_tokens=max_new_tokens,
+        parallel=parallel,
+        key_env=key_env,
+        allow_private=allow_private,
+        rows=rows,
+    )
+    if text is not None:
+        from planish.capture import texts
+
+        told = texts.write(
+            Recipe.load(recipe),
+            how,
+            text,
+            samples=samples,
+            temperature=temperature,
+            verifier=verifier,
+            options=_object(options),
+            workspace=workspace,
+            progress=Terminal(),
+        )
+        counted = ", ".join(f"{count} {name}" for name, count in told.items() if isinstance(count, int))
+        typer.echo(json.dumps(told, indent=1) if as_json else f"{told['file']}: {counted}\n{told['note']}")
+        return
+    found = capturing.capture(Recipe.load(recipe), how, out, workspace=workspace, progress=Terminal())
+    typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.text())
+
+
+def _object(text: str) -> dict[str, Any]:
+    from planish.errors import InputError, Problem
+
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise InputError(Problem("--options", "is no JSON object", 'write {"pattern": "[0-9]+"}'))
+    return given
+
+
+@app.command()
+def retained(
+    student: Annotated[Path, typer.Argument(help="The student's report of an evaluation, a JSON file.", show_default=False)],
+    teacher: Annotated[Path, typer.Argument(help="The teacher's, on the same gold set.", show_default=False)],
+    control: Annotated[Path, typer.Option(help="The report of the same student fine-tuned on the same rows without a teacher.", show_default=False)],
+    metric: Annotated[str, typer.Option(help='What is compared, as "label.macro_f1".', show_default=False)],
+    target: Annotated[float, typer.Option(help="The share of the teacher that must be kept.")] = 0.95,
+    curve: Annotated[Path | None, typer.Option(help="The student's metrics.jsonl, for its last cross-entropy, divergence and coverage.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the verdict is written.")] = Path("distill_report.json"),
+    as_json: Json = False,
+) -> None:
+    """Say how much of its teacher a student kept, and whether it should ship. Exit code 3 where it should not.
+
+    Example: planish retained student.json teacher.json --control sft.json --metric label.macro_f1
+    """
+    from planish.errors import InputError, Problem
+    from planish.evidence.distilled import distilled
+    from planish.scores import EvalReport
+    from planish.store.objects import write_atomic
+
+    def report(path: Path) -> EvalReport:
+        try:
+            return EvalReport.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as why:
+            raise InputError(Problem(str(path), "is no report of an evaluation", "give a file of reports/ of the evaluate stage")) from why
+
+    lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()] if curve is not None else []
+    found = distilled(report(student), report(teacher), report(control), metric, target=target, curve=lines)
+    told = {**found.model_dump(mode="json"), "ci": found.ci}
+    write_atomic(out, (json.dumps(told, indent=1) + "\n").encode())
+    kept, low, high = found.retained.value, *found.ci
+    between = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    typer.echo(
+        json.dumps(told, indent=1) if as_json else f"{'ship' if found.ship else 'do not ship'}: {metric} keeps {kept:.3f}{between} of the teacher; {found.why}"
+    )
+    if not found.ship:
+        raise typer.Exit(3)
+
+
+@app.command()
+def student(
+    teacher: Annotated[str, typer.Argument(help="The model to copy: a bundled name, a folder or a hub id.", show_default=False)],
+    drop: Annotated[int, typer.Option(min=1, help="How many layers to leave out, evenly from the middle.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")] = Path("student"),
+    as_json: Json = False,
+) -> None:
+    """Write a smaller copy of a model with layers left out, to be distilled from it: as it is written it answers badly.
+
+    Example: planish student smollm2-135m-instruct --drop 6 --out student
+    """
+    from planish.builders import layer_drop
+    from planish.model import bundled
+
+    made = layer_drop.build(bundled.locate(teacher), out, drop=drop)
+    said = f"{out}: layers {', '.join(map(str, made.kept))} kept, {made.parameters:,} of {made.before:,} parameters ({made.parameters - made.before:,})"
+    typer.echo(json.dumps(made._asdict(), indent=1) if as_json else said)

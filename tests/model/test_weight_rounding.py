@@ -1,0 +1,216 @@
+"""Calibration, rounding to nearest, GPTQ and AWQ against numpy, hand-worked numbers and the text itself (MISSION Z1, Z3, Z4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from planish.errors import InputError
+from planish.model import gram
+from planish.model.awq import scales_of, search
+from planish.model.gptq import factor, gptq, rounded
+from planish.model.gram import Gram
+from planish.model.load import load
+from planish.model.rtn import grid, group_for, output_error, rtn
+
+
+def text(count: int = 6, length: int = 20) -> list[list[int]]:
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 500, (length + index,), generator=draw).tolist() for index in range(count)]
+
+
+def gram_of(inputs: torch.Tensor) -> Gram:
+    return Gram(inputs.T @ inputs, inputs.abs().mean(0), len(inputs))
+
+
+def test_z1_the_gram_is_x_x_transposed_of_what_each_layer_reads(tiny: Path) -> None:
+    """Z1 proof: G equals X X^T (1e-5), X recorded by hooks of the test's own; q, k, v and gate, up share one matrix."""
+    model = load(tiny, "fp32")
+    found = gram.collect(model, text())
+    read: dict[str, list[torch.Tensor]] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, given, __, name=name: read.setdefault(name, []).append(given[0].detach().reshape(-1, given[0].shape[-1])))
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    ]
+    with torch.no_grad():
+        for ids in text():
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    assert read.keys() == found.inputs.keys()
+    assert len(found.matrices) == 2 * 4
+    assert found.sharing("model.layers.0.self_attn.k_proj") == [f"model.layers.0.self_attn.{part}_proj" for part in "qkv"]
+    for name, pieces in read.items():
+        inputs = torch.cat(pieces).double()
+        true = inputs.T @ inputs
+        ours = found.of(name)
+        assert ours.tokens == len(inputs) == found.tokens
+        assert float((ours.matrix - true).norm() / true.norm()) < 1e-5
+        assert torch.allclose(ours.mean_abs.double(), inputs.abs().mean(0), rtol=1e-5)
+        assert torch.allclose(ours.norms.double(), inputs.norm(dim=0), rtol=1e-5)
+
+
+def test_z1_few_sequences_are_said_and_none_is_refused(tiny: Path) -> None:
+    """Z1 bad: fewer than 128 sequences warns."""
+    model = load(tiny, "fp32")
+    assert "6 sequences, fewer than 128" in gram.collect(model, text()).warning
+    assert gram.collect(model, text(count=128, length=2)).warning == ""
+    with pytest.raises(InputError, match="no text"):
+        gram.collect(model, [])
+    with pytest.raises(InputError, match="no calibration text came through"):
+        gram.collect(model, text(), only=lambda name: "mlp" in name).of("model.layers.0.self_attn.q_proj")
+
+
+def test_z1_what_was_collected_is_kept_by_content(tiny: Path, tmp_path: Path) -> None:
+    model, calls = load(tiny, "fp32"), []
+
+    def make() -> gram.Grams:
+        calls.append(1)
+        return gram.collect(model, text())
+
+    first = gram.kept(tmp_path, "model-a", text(), make)
+    again = gram.kept(tmp_path, "model-a", text(), make)
+    assert len(calls) == 1
+    assert again.inputs == first.inputs
+    assert all(torch.equal(again.matrices[name].matrix, first.matrices[name].matrix) for name in first.matrices)
+    gram.kept(tmp_path, "model-b", text(), make)
+    gram.kept(tmp_path, "model-a", text(count=5), make)
+    assert len(calls) == 3
+
+
+def test_z1_ex_four_weights_in_int4() -> None:
+    """Z1 Ex: (.70, -.33, .14, 0): s = .70 / 7 = .1; q = round(7, -3.3, 1.4, 0) = (7, -3, 1, 0); errors (0, .03, .04, 0), the largest .04 <= s/2 = .05."""
+    weight = torch.tensor([[0.70, -0.33, 0.14, 0.0]])
+    found = rtn(weight, 4, 4)
+    assert found.grid.scale.tolist() == [[pytest.approx(0.1)]]
+    assert found.codes.tolist() == [[7, -3, 1, 0]]
+    assert float((found.values() - weight).abs().max()) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_z1_rtn_is_numpys(bits: int, symmetric: bool) -> None:
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    cells = weight.numpy().reshape(6, 2, 32)
+    if symmetric:
+        scale = np.abs(cells).max(-1, keepdims=True) / np.float32(2 ** (bits - 1) - 1)
+        true = np.round(cells / scale) * scale
+    else:
+        scale = (cells.max(-1, keepdims=True) - cells.min(-1, keepdims=True)) / np.float32(2**bits - 1)
+        zero = np.round(-cells.min(-1, keepdims=True) / scale)
+        true = (np.clip(np.round(cells / scale) + zero, 0, 2**bits - 1) - zero) * scale
+    assert np.allclose(rtn(weight, bits, 32, symmetric=symmetric).values().numpy(), true.reshape(6, 64), atol=1e-6)
+
+
+def test_z1_scales_are_those_that_are_stored_and_a_group_of_zeros_stays_zero() -> None:
+    weight = torch.zeros(2, 64)
+    weight[0, 3] = 0.123456
+    found = rtn(weight, 4, 32, stored=torch.float16)
+    assert torch.equal(found.grid.scale, found.grid.scale.half().float())
+    assert torch.count_nonzero(found.values()) == 1
+
+
+def test_z3_the_group_that_divides_is_taken() -> None:
+    """Z3 Def: 128, else the largest of 64, 32 that divides the width: 576 takes 64."""
+    assert group_for([576, 1536], 128) == 64
+    assert group_for([2048, 8192], 128) == 128
+    assert group_for([96], 128) == 32
+    assert group_for([48], 16) == 16
+    with pytest.raises(InputError, match="no group of 128 columns or fewer divides the widths"):
+        group_for([40], 128)
+
+
+def test_z4_ex_two_weights_rounded_to_integers() -> None:
+    """Z4 Ex: H = [[2, 1], [1, 2]], w = (.6, .6). Hinv = [[2, -1], [-1, 2]] / 3. q_1 = 1, e = (.6 - 1) / (2/3) = -.6, w_2 = .6 - (-.6)(-1/3) = .4, q_2 = 0.
+    Error d H d^T with d = (-.4, .6): .32 + .72 - .48 = .56; rounding to (1, 1), d = (-.4, -.4): 3 x .32 = .96."""
+    hessian, weight = torch.tensor([[2.0, 1.0], [1.0, 2.0]]), torch.tensor([[0.6, 0.6]])
+    found = factor(hessian, 0.0)
+    assert found is not None
+    codes = rounded(weight.clone(), found[0], lambda column, _, __: column.round().int(), lambda codes, _: codes.float(), 1)
+    assert codes.tolist() == [[1, 0]]
+    assert output_error(weight, codes.float(), hessian) == pytest.approx(0.56)
+    assert output_error(weight, weight.round(), hessian) == pytest.approx(0.96)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_z4_a_diagonal_hessian_is_rounding_to_nearest(act_order: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, diagonal = torch.randn(8, 64, generator=draw), torch.diag(torch.rand(64, generator=draw) + 0.1)
+    found = gptq(weight, diagonal, 4, 32, act_order=act_order)
+    assert torch.equal(found.coded.values(), rtn(weight, 4, 32).values())
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_z4_correlated_inputs_come_out_nearer_than_with_rtn(bits: int, act_order: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(512, 192, generator=draw) @ torch.randn(192, 192, generator=draw) + torch.randn(1, 192, generator=draw)
+    weight, matrix = torch.randn(32, 192, generator=draw), inputs.T @ inputs
+    found = gptq(weight, matrix, bits, 64, act_order=act_order, symmetric=False)
+    assert found.damping == 0.01
+    plain = rtn(weight, bits, 64, symmetric=False)
+    assert output_error(weight, found.coded.values(), matrix) < 0.7 * output_error(weight, plain.values(), matrix)
+    stacked = gptq(torch.cat([weight, -weight]), matrix, bits, 64, act_order=act_order, symmetric=False)
+    assert torch.equal(stacked.coded.values()[:32], found.coded.values())
+
+
+def test_z4_each_column_is_the_formula_done_slowly() -> None:
+    """F: q_i, e = (w - q)/Hinv_ii, w_j -= e Hinv_ij, with Hinv of the columns that are left, inverted anew each time, in fp64."""
+    draw = torch.Generator().manual_seed(3)
+    inputs, weight = torch.randn(400, 160, generator=draw), torch.randn(4, 160, generator=draw)
+    inputs[:, 1] += 2 * inputs[:, 0]
+    matrix = inputs.T @ inputs
+    hessian = (2 * matrix).double()
+    hessian += 0.01 * hessian.diagonal().mean() * torch.eye(160, dtype=torch.float64)
+    left, codes = weight.double(), []
+    for i in range(160):
+        if i % 32 == 0:
+            scale = left[:, i : i + 32].abs().amax(1) / 7
+        inverse = torch.linalg.inv(hessian[i:, i:])
+        code = (left[:, i] / scale).round().clamp(-8, 7)
+        codes.append(code)
+        left[:, i:] -= ((left[:, i] - code * scale) / inverse[0, 0])[:, None] * inverse[0][None]
+    assert (gptq(weight, matrix, 4, 32).coded.codes == torch.stack(codes, 1)).float().mean() > 0.995  # a tie may fall either way in fp32
+
+
+def test_z4_a_singular_hessian_is_damped_more_and_then_rounded() -> None:
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    dead = gptq(weight, torch.zeros(64, 64), 4, 32)
+    assert dead.damping is None
+    assert torch.equal(dead.coded.values(), rtn(weight, 4, 32).values())
+    uneven = torch.eye(64)
+    uneven[0, 1] = uneven[1, 0] = 1.05  # indefinite: 1 % is not enough, 10 % is
+    raised = gptq(weight, uneven, 4, 32)
+    assert raised.damping == pytest.approx(0.1)
+
+
+def test_z3_ex_exponent_zero_is_rounding_to_nearest_and_the_best_is_never_worse() -> None:
+    """Z3 Ex: a = 0 makes every scale 1, so the search begins with RTN and can only lower the error."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 64, generator=draw)
+    inputs[:, :3] *= 30  # a few channels that carry most, as in a real model
+    weights = [torch.randn(16, 64, generator=draw), torch.randn(8, 64, generator=draw)]
+    assert torch.equal(scales_of(inputs.abs().mean(0), 0.0), torch.ones(64))
+    found = search(weights, gram_of(inputs), 4, 32)
+    plain = sum(output_error(weight, rtn(weight, 4, 32).values(), inputs.T @ inputs) for weight in weights)
+    assert found.rtn_error == pytest.approx(plain)
+    assert found.exponent > 0
+    assert found.error < 0.8 * plain
+    even = search(weights, Gram(torch.eye(64), torch.ones(64), 64), 4, 32)
+    assert (even.exponent, even.error) == (0.0, even.rtn_error)
+
+
+def test_z3_before_rounding_outputs_are_equal() -> None:
+    """(W s)(x / s) = W x."""
+    draw = torch.Generator().manual_seed(0)
+    inputs, weight = torch.randn(32, 64, generator=draw), torch.randn(16, 64, generator=draw)
+    scales = scales_of(inputs.abs().mean(0), 0.6)
+    assert torch.allclose((inputs / scales) @ (weight * scales).T, inputs @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_symmetric_grid_has_no_zero() -> None:
+    assert not torch.count_nonzero(grid(torch.randn(4, 32), 4, 32).zero)

@@ -1,0 +1,146 @@
+"""Distillation through the stages: captured, trained on, and refused where the capture is not of these rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.conftest import make_tiny
+
+from planish import capture as capturing
+from planish.capture import How
+from planish.data.capture_file import CAPTURE, MANIFEST
+from planish.errors import InputError
+from planish.model.curve import Step
+from planish.recipe import Recipe
+from planish.stages import _files, _ready, _tuning, train
+from planish.stages._ready import Job
+
+ROWS = [{"messages": [{"role": "user", "content": f"the phone {n}"}, {"role": "assistant", "content": f"good sound {n}"}]} for n in range(90)]
+TRAIN = "{objective: {kd: {capture: held, ce_weight: 0.1, kd_weight: 0.9}}, adapter: full, learning_rate: 1e-2, max_steps: 20, batch_size: 8, precision: fp32, validations: 2}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student, a teacher, a recipe, and the teacher's word on its rows."""
+    folder = tmp_path_factory.mktemp("home")
+    make_tiny(folder / "model", hidden=32)
+    make_tiny(folder / "teacher", hidden=48)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    text = f"recipe: 1\nmodel: model\ndata: {{path: rows.jsonl, task: chat, split: {{gold: 0.5, validation: 0.1}}, checks: []}}\ntrain: [{TRAIN}]\n"
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    capturing.capture(Recipe.load(folder / "recipe.yaml"), How(teacher="teacher", precision="fp32", mass=1.0), folder / "held", workspace=folder / "space")
+    return folder
+
+
+def job(home: Path, recipe: str = "recipe.yaml") -> Job:
+    """The recipe's only entry over its prepared rows."""
+    read = Recipe.load(home / recipe)
+    section = _files.placed(read, read.train[0])
+    data = capturing.prepared(read, home / "space")
+    return Job(section.model_dump(mode="json"), str(home / "model"), None, str(data.folder), str(home / "work"), str(home / "out"), str(home / "tokens"))
+
+
+def test_a_student_comes_nearer_to_its_teacher(home: Path) -> None:
+    """The recipe's relative path is found, every token has a teacher, the teacher's term falls, and the weighted sum of both is the loss."""
+    lines: list[Step] = []
+
+    class Heard:
+        def event(self, type: object, body: dict[str, object], severity: str = "info") -> None:
+            """Not asked about here."""
+
+        def say(self, text: str) -> None:
+            """Not asked about here."""
+
+        def begin(self, done: int, total: int) -> None:
+            """Not asked about here."""
+
+        def step(self, line: Step) -> None:
+            lines.append(line)
+
+    _tuning.tune(job(home), Heard())
+    first, last = lines[0], lines[-1]
+    assert first.metrics["coverage"] == pytest.approx(1)
+    assert first.loss == pytest.approx(0.1 * first.metrics["ce"] + 0.9 * first.metrics["kd"], rel=1e-4)
+    assert last.metrics["kd"] < 0.95 * first.metrics["kd"]
+    assert {"ce", "entropy"} <= last.metrics.keys()
+
+
+def test_what_was_captured_is_part_of_what_a_run_depends_on(home: Path) -> None:
+    """R-10: the same recipe over another capture is trained anew."""
+    recipe = Recipe.load(home / "recipe.yaml")
+    before = train.options(recipe)
+    assert before == train.options(recipe)
+    kept = (home / "held" / CAPTURE).read_bytes()
+    (home / "held" / CAPTURE).write_bytes(b"".join(kept.splitlines(keepends=True)[:-1]))
+    try:
+        assert train.options(recipe) != before
+    finally:
+        (home / "held" / CAPTURE).write_bytes(kept)
+
+
+def test_a_capture_beside_another_gold_set_is_refused(home: Path) -> None:
+    """R-4: rows that were training rows of another split may be gold of this one."""
+    text = (home / "recipe.yaml").read_text(encoding="utf-8").replace("gold: 0.5", "gold: 0.5, seed: 7")
+    (home / "other.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="another gold set"):
+        _ready.read_rows(job(home, "other.yaml"))
+
+
+@pytest.mark.parametrize(("name", "why"), [("tokenizer", "another tokenizer"), ("template", "another chat template")])
+def test_a_capture_of_another_chat_is_refused(home: Path, name: str, why: str) -> None:
+    """S1: its token ids would mean other words, or other turns."""
+    shutil.copytree(home / "held", home / f"of-{name}")
+    about = home / f"of-{name}" / MANIFEST
+    told = json.loads(about.read_text(encoding="utf-8"))
+    whole = (home / "held" / CAPTURE).read_text(encoding="utf-8").replace(told[name], "0" * 64)
+    (home / f"of-{name}" / CAPTURE).write_text(whole, encoding="utf-8")
+    about.write_text(json.dumps(told | {name: "0" * 64}), encoding="utf-8")
+    (home / f"of-{name}" / "capture.safetensors").unlink()
+    (home / f"{name}.yaml").write_text((home / "recipe.yaml").read_text(encoding="utf-8").replace("held", f"of-{name}"), encoding="utf-8")
+    with pytest.raises(InputError, match=why):
+        _ready.read_rows(job(home, f"{name}.yaml"))
+
+
+def test_a_missing_capture_is_refused(home: Path) -> None:
+    (home / "none.yaml").write_text((home / "recipe.yaml").read_text(encoding="utf-8").replace("held", "nowhere"), encoding="utf-8")
+    with pytest.raises(InputError, match="planish capture"):
+        train.options(Recipe.load(home / "none.yaml"))
+
+
+def test_the_verbs_print_json_and_say_no_with_exit_3(home: Path, tmp_path: Path) -> None:
+    """`planish capture` goes on with what is there; `planish retained` writes distill_report.json and exits 3 where the control is as good."""
+    from typer.testing import CliRunner
+
+    from planish.cli import app
+    from planish.scores import EvalReport, Metric, Score
+
+    asked = [
+        "capture",
+        str(home / "recipe.yaml"),
+        "--teacher",
+        "teacher",
+        "--out",
+        str(home / "held"),
+        "--mass",
+        "1",
+        "--workspace",
+        str(home / "space"),
+        "--json",
+    ]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout[done.stdout.index("{") :])
+    assert (told["new"], told["failed"], told["covered"]) == (0, 0, 1.0)
+    scores = [Score(id=str(n), answer="", parsed=None, target="", value=float(n % 2)) for n in range(60)]
+    for name in ("student", "teacher", "sft"):
+        report = EvalReport(system=name, gold="g", metrics={"exact": Metric(name="exact", value=0.5, n=60)}, scores=scores)
+        (tmp_path / f"{name}.json").write_text(report.model_dump_json(), encoding="utf-8")
+    paths = [str(tmp_path / f"{name}.json") for name in ("student", "teacher", "sft")]
+    said = CliRunner().invoke(app, ["retained", *paths[:2], "--control", paths[2], "--metric", "exact", "--out", str(tmp_path / "distill_report.json")])
+    assert said.exit_code == 3, said.output
+    written = json.loads((tmp_path / "distill_report.json").read_text(encoding="utf-8"))
+    assert {"ce", "kd", "coverage", "retained", "ci"} <= written.keys()
+    assert "as good" in written["why"]
