@@ -13,10 +13,13 @@ from gguf import GGUFReader
 from tests.conftest import make_tiny
 
 from planish import pipeline, rules
+from planish.data import dataset
+from planish.errors import InputError
 from planish.evidence.facts import ReportFacts
 from planish.evidence.intervals import wilson
 from planish.exporters import gguf
-from planish.model import gguf_plain
+from planish.model import calibration_text, gguf_plain
+from planish.model.chat import Chat
 from planish.model.closeness import closeness
 from planish.model.load import load
 from planish.recipe import Recipe
@@ -59,6 +62,13 @@ def test_z6_every_file_has_its_figures(tmp_path: Path) -> None:
     assert "memory" not in files["model-RTN-4bit"]["figures"]
     assert "codes stand for" in files["model-RTN-4bit"]["runtime"]
     assert len(list((tmp_path / "work" / "grams").iterdir())) == 1  # one pass for both that need it
+    prepared = outcome.stages["prepare"].folder
+    assert prepared is not None
+    data, chat = dataset.read(prepared), Chat.load(tmp_path / "model")
+    text = calibration_text.sequences(data, chat, most=10)
+    assert (len(text.sequences), text.refused, text.cut) == (10, 0, 0)
+    with pytest.raises(InputError, match="is not for training or tuning"):  # Z1 bad: gold refused
+        calibration_text.sequences(data, chat, split="gold")  # type: ignore[arg-type]
 
 
 def reports(n: int, lost: int, won: int) -> tuple[EvalReport, EvalReport]:

@@ -132,22 +132,3 @@ def retained(
     )
     if not found.ship:
         raise typer.Exit(3)
-
-
-@app.command()
-def student(
-    teacher: Annotated[str, typer.Argument(help="The model to copy: a bundled name, a folder or a hub id.", show_default=False)],
-    drop: Annotated[int, typer.Option(min=1, help="How many layers to leave out, evenly from the middle.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")] = Path("student"),
-    as_json: Json = False,
-) -> None:
-    """Write a smaller copy of a model with layers left out, to be distilled from it: as it is written it answers badly.
-
-    Example: planish student smollm2-135m-instruct --drop 6 --out student
-    """
-    from planish.builders import layer_drop
-    from planish.model import bundled
-
-    made = layer_drop.build(bundled.locate(teacher), out, drop=drop)
-    said = f"{out}: layers {', '.join(map(str, made.kept))} kept, {made.parameters:,} of {made.before:,} parameters ({made.parameters - made.before:,})"
-    typer.echo(json.dumps(made._asdict(), indent=1) if as_json else said)
