@@ -29,7 +29,7 @@ def export(
     layout: Literal["compressed-tensors", "awq"] = "compressed-tensors",
 ) -> Quantised:
     """Write the checkpoint folder `<folder>/model-AWQ-<bits>bit`; the LoRA folder `adapter` is merged in fp32. Not `symmetric` gives every group a zero point of its own;
-    compressed-tensors 0.19.0 under transformers 5.23.0 does not open those (shapes of the zero points differ), the awq layout holds them.
+    compressed-tensors 0.19.0 under transformers 5.23.0 refused those when tried (we take it for the shapes of the zero points), the awq layout holds them.
 
     One decoder layer is in memory at a time. Raises InputError without calibration text, for a family whose scales have nowhere to go, 3 bits in the awq layout, weights that
     cannot be quantised or a group that divides nothing; RunFailed where nothing changed.
