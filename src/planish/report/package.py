@@ -25,7 +25,9 @@ def package_lines(found: Findings) -> list[str]:
         said.append(f"  tensors: {counts}; {len(entry['fell_back'])} fell back to another type" + (f" ({why})" if why else ""))
         if "kl" in entry["figures"]:
             kl, same = entry["figures"]["kl"], entry["figures"]["top1_agreement"]
-            said.append(f"  against its source: KL {kl['value']:.4f} nats a token, the same next token in {same['value']:.1%} of {kl['n']} (weights of the file, in fp32)")
+            said.append(
+                f"  against its source: KL {kl['value']:.4f} nats a token, the same next token in {same['value']:.1%} of {kl['n']} (weights of the file, in fp32)"
+            )
         said += [f"  {note}" for note in entry.get("notes", ())]
     return said
 

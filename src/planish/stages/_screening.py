@@ -70,7 +70,9 @@ def screening(asker: Asker, gold: Gold, evaluate: EvaluateSection) -> Asker:
 
     total = len(gold.samples)
     least = share_to_clear(rule.offset, total)
-    bar = rule.offset if least is None else least - 0.5 / total  # half a row below: the same for rows that are right or wrong, and below 1 where all must be right
+    bar = (
+        rule.offset if least is None else least - 0.5 / total
+    )  # half a row below: the same for rows that are right or wrong, and below 1 where all must be right
     own = {one.name: getattr(asker, one.name) for one in fields(Asker)}
     return Screening(**own, ids=tuple(sample.id for sample in gold.samples), bar=bar, values=values)
 
