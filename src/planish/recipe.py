@@ -209,7 +209,7 @@ class ConstraintSection(Section):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ConstraintSection:
-        if len(self.model_fields_set) != 1 or next(iter(self.model_dump(exclude_none=True)), None) is None:
+        if len(self.model_dump(exclude_none=True)) != 1:  # a stored recipe names the other three, as null
             raise ValueError("give exactly one of choice, regex, json_schema and grammar")
         return self
 

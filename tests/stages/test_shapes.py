@@ -15,7 +15,7 @@ from planish.data import dataset, gold, task
 from planish.errors import InputError
 from planish.model import precision
 from planish.model.chat import Chat
-from planish.recipe import Recipe
+from planish.recipe import DecodingSection, Recipe
 from planish.scores import EvalReport
 from planish.stages._context import read_json, read_reports
 from planish.stages._deployment import live
@@ -177,6 +177,26 @@ def test_k1_tools_that_the_template_leaves_out_are_refused(tmp_path: Path) -> No
     plain = make_tiny(tmp_path / "model", hidden=32)
     with pytest.raises(InputError, match="leaves the tools out"):
         pipeline.run(_recipe(tmp_path, plain, "tools"), workspace=tmp_path / "space", until="baseline")
+
+
+def test_e3_what_is_constrained_is_scored_without_it_too(model: Path, tmp_path: Path) -> None:
+    """MISSION E3 Not: valid is not right, so the unconstrained score stands beside it. A mask of the right answers' form alone makes a random model's answers one of four
+    cities; without it they are noise. The page shows both and the paired difference."""
+    rows = [{"prompt": f"which city is number {n}?", "completion": CITIES[n % 4]} for n in range(72)]
+    recipe = _recipe(tmp_path, model, "reasoning", "[{verifier: {kind: exact}}]", rows=rows)
+    decoding = DecodingSection.model_validate({"constraint": {"choice": CITIES}, "max_new_tokens": 12})
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"decoding": decoding})})
+    outcome = pipeline.run(recipe, workspace=tmp_path / "space", until="gate")
+    folder = outcome.stages["evaluate"].folder
+    assert folder is not None
+    [held] = read_reports(folder).values()
+    free = EvalReport.model_validate(read_json(folder / "unconstrained.json"))
+    assert {score.answer for score in held.scores} <= set(CITIES)
+    assert not {score.answer for score in free.scores} & set(CITIES)
+    assert (free.gold, len(free.scores)) == (held.gold, len(held.scores))
+    page = report_of(tmp_path / "space", outcome.run_id)
+    assert "Constraint" in page
+    assert "paired, n=36" in page
 
 
 REST = """\

@@ -23,6 +23,7 @@ def content(found: Findings) -> list[Section]:
         sections.losses(found),
         sections.slices(found),
         sections.confusion(found),
+        sections.constrained(found),
         sections.metrics(found),
         sections.costs(found),
         sections.training(found),

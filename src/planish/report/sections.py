@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from planish.data.task import FINISH
+from planish.errors import InputError
 from planish.evidence import cpt_verdict, forgetting
 from planish.evidence.facts import best
 from planish.evidence.losses import Losses
+from planish.evidence.paired import compare
 from planish.evidence.power import minimum_detectable_drop
 from planish.evidence.slices import MINIMUM_SUPPORT, Slices
 from planish.report import plots
 from planish.report.blocks import Block, Paragraph, Section, Table, cut, lines, missing
 from planish.report.findings import Findings
-from planish.scores import Metric
+from planish.scores import EvalReport, Metric
 
 SHOWN = 20
 """Rows of a long table that are shown; the rest stands in the run's own files, which the section names."""
@@ -101,6 +103,22 @@ def metrics(found: Findings) -> Section:
     rows = [[name, *(_figure(report.metrics.get(name)) for report in systems)] for name in found.candidate.metrics]
     said = Paragraph(f"each on {len(found.candidate.scores)} gold rows, with its 95 % interval; measured")
     return Section("Every metric", [said, Table(["metric", *(report.system for report in systems)], rows)])
+
+
+def constrained(found: Findings) -> Section | None:
+    """What the constraint did: the same model and rows without it; None where there was none. A valid answer is not yet a right one (MISSION E3)."""
+    told = found.json("evaluate", "unconstrained.json")
+    if not told or found.candidate is None:
+        return None
+    free, held = EvalReport.model_validate(told), found.candidate
+    rows = [[name, _figure(figure), _figure(free.metrics.get(name))] for name, figure in held.metrics.items()]
+    said = Paragraph(f"the same {len(held.scores)} gold rows with and without evaluate.decoding.constraint; a valid answer is not yet a right one")
+    try:
+        paired = compare(held, free, found.metric)
+    except InputError as refused:
+        return Section("Constraint", [said, Table(["metric", "constrained", "unconstrained"], rows), Paragraph(f"not paired: {refused}")])
+    gained = f"the constraint changes {found.metric} by {paired.difference:+.3f} [{paired.low:+.3f}, {paired.high:+.3f}], paired, n={paired.n}"
+    return Section("Constraint", [said, Table(["metric", "constrained", "unconstrained"], rows), Paragraph(gained)])
 
 
 def general_lines(found: Findings) -> list[str]:

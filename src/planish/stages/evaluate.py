@@ -43,7 +43,7 @@ def candidate_name(recipe: Recipe) -> str:
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """`reports/<candidate>.json`, `general.json`, `slices.json` and `memorised.json`."""
+    """`reports/<candidate>.json`, `general.json`, `slices.json` and `memorised.json`; `unconstrained.json` where decoding was constrained."""
     gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
     recipe = filled(context.recipe, gold.task.shape)
     context = replace(context, recipe=recipe)
@@ -54,6 +54,8 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     tuned = open_tuned(recipe, inputs["train"], gold.task.shape)
     report = score_gold(context, tuned, gold, base)
     write_report(folder, report)
+    if recipe.evaluate.decoding.constraint is not None:
+        write_json(folder / "unconstrained.json", _unconstrained(context, tuned, gold, base).model_dump(mode="json"))
     write_slices(gold, inputs["prepare"], report, folder)
     trained = partial(score_gold, context, tuned, what="training rows")
     write_memorised(gold, inputs["prepare"], report, primary(recipe.evaluate.scorers), trained, folder, context.progress)
@@ -71,6 +73,16 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
         lambda place: _opened(where, place, tuned),
         lambda opened, name: score_gold(plain, Tuned(*opened), gold, base, what=f"gold set, {name}"),
         folder,
+    )
+
+
+def _unconstrained(context: Context, tuned: Tuned, gold: Gold, base: BasePairs | None) -> EvalReport:
+    """The same questions without the constraint: what the model knows of the form, and what the mask holds for it (MISSION E3)."""
+    told = context.recipe.evaluate
+    free = told.model_copy(update={"screen": None, "decoding": told.decoding.model_copy(update={"constraint": None})})
+    plain = replace(context, recipe=context.recipe.model_copy(update={"evaluate": free}))
+    return score_gold(plain, tuned, gold, base, what="gold set, unconstrained").model_copy(
+        update={"system": f"{candidate_name(context.recipe)}, unconstrained"}
     )
 
 
