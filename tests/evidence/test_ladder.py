@@ -111,3 +111,17 @@ def test_a_metric_nobody_measured_is_refused_with_what_was(scripted):
     climb = Ascent("label.acuracy >= 0.8", N)
     with pytest.raises(InputError, match=r"did not measure label\.acuracy"):
         climb.add(scripted("prompt", 0.9))
+
+
+def test_where_every_rung_is_ruled_out_or_fails_the_sentence_says_which():
+    """MISSION G2: nothing was scored on the whole gold set, so nothing is ranked or shipped, and the reason is not that scoring failed."""
+    climb = Ascent("label.accuracy >= 0.95", 200)
+    climb.screened_out("prompt", Metric(name="label.accuracy", value=0.1, n=25, low=0.0, high=0.3), "known after 25 of 200 rows")
+    found = climb.conclude()
+    assert (found.decision, found.ship) == ("not_reached", "")
+    assert (
+        found.reason
+        == 'No rung reaches "label.accuracy >= 0.95": prompt ruled out before all 200 gold rows were asked. Bring rows, a larger model or a lower bar.'
+    )
+    climb.failed("lora", "out of memory")
+    assert "prompt ruled out before all 200 gold rows were asked; lora failed." in climb.conclude().reason

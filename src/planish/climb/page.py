@@ -93,5 +93,5 @@ def _sections(found: Climbed) -> list[Section]:
             ],
         ),
         Section("Limits", [Paragraph(text) for text in limits]),
-        Section("Go on", [Code("planish run recipe.yaml"), runs]),
+        Section("Go on", [*([Code("planish run recipe.yaml")] if found.climb.ship else []), runs]),
     ]

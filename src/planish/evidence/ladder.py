@@ -44,7 +44,7 @@ class Rung(Noun):
 
 
 class Climb(Noun):
-    """The whole way up. `ship` is "" where no rung could be scored."""
+    """The whole way up. `ship` is "" where no rung was scored on the whole gold set."""
 
     goal: str
     gold_rows: int
@@ -118,7 +118,7 @@ class Ascent:
             )
 
         if best is None:
-            return climb("not_reached", "", "No rung could be scored.")
+            return climb("not_reached", "", self._none_left())
         own = next(rung for rung in self.rungs if rung.name == best.system)
         said = f"{own.metric} of {self.goal.metric}"
         if own.outcome == "clears":
@@ -135,6 +135,14 @@ class Ascent:
         rows = self._rows_to_decide(own)
         more = f"; about {rows} rows would" if rows is not None else "; it stands on the bar, and no number of rows settles that"
         return climb("need_more_gold", best.system, f"{reason}{more}. Until then keep {best.system}.", rows)
+
+    def _none_left(self) -> str:
+        """Why there is nothing to rank: each rung was ruled out early, or could not be measured."""
+        out = [rung.name for rung in self.rungs if rung.outcome == "screened_out"]
+        failed = [rung.name for rung in self.rungs if rung.outcome == "failed"]
+        said = [f"{', '.join(out)} ruled out before all {self.gold_rows} gold rows were asked"] if out else []
+        said += [f"{', '.join(failed)} failed"] if failed else []
+        return f'No rung reaches "{self.goal}": {"; ".join(said)}. ' + ("Bring rows, a larger model or a lower bar." if out else "See why, and climb again.")
 
     def _rows_to_decide(self, rung: Rung) -> int | None:
         """Gold rows at which the one-sided 95 % bound of what was seen would pass the bar: widths shrink with the root of the rows."""
