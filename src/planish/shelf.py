@@ -34,6 +34,9 @@ SHELVES: dict[str, tuple[str, ...]] = {
 }
 """Each shelf and the functions whose keyword-only parameters are the technique's recipe keys."""
 
+OPTIONAL: dict[str, tuple[str, ...]] = {"objectives": ("frozen", "rollout")}
+"""Functions whose parameters are keys too, where a technique has them: the models beside the trained one, and rows that the trained one writes itself."""
+
 _ANNOTATIONS: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "Literal": Literal, "None": None}
 
 
@@ -98,7 +101,7 @@ def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     keys: dict[str, tuple[Any, Any]] = {}
     for function in _functions(tree):
-        if function.name in SHELVES[shelf_name]:
+        if function.name in (*SHELVES[shelf_name], *OPTIONAL.get(shelf_name, ())):
             for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
                 kind = eval(compile(ast.Expression(_checked(argument.annotation, path)), str(path), "eval"), {"__builtins__": {}}, _ANNOTATIONS)
                 keys[argument.arg] = (kind, ... if default is None else ast.literal_eval(default))

@@ -111,7 +111,7 @@ def dpo_peer(tiny: Path, out: Path, **options: Any) -> tuple[Any, dict[str, Any]
 
 
 def start(model: nn.Module, out: Path) -> StartingModel:
-    return StartingModel(model, {}, out / "reference.jsonl", "fp32")
+    return StartingModel(model, {}, out / "references", "fp32")
 
 
 @pytest.mark.parametrize(

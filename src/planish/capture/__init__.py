@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from planish import pipeline
-from planish.capture import local, remote
+from planish.capture import aligned, local, remote
 from planish.capture.asked import How as How
 from planish.data import dataset
 from planish.data.capture_file import CAPTURE, ERRORS, MANIFEST, About, CapturedRow, about_of, append, mend, rows_of, write_line
@@ -91,7 +91,7 @@ def capture(
     progress = progress or Silent()
     data = data or prepared(recipe, workspace, progress)
     chat = Chat.load(student(recipe))
-    teacher: Any = (remote if how.remote else local).teacher(how, chat, recipe.source.parent if recipe.source else None)
+    teacher: Any = (remote if how.remote else aligned if how.align else local).teacher(how, chat, recipe.source.parent if recipe.source else None)
     about = About(
         teacher=teacher.identity,
         tokenizer=chat.tokenizer_hash,
@@ -175,7 +175,7 @@ def _parts(rows: Seq[ChatRow]) -> Iterator[Seq[ChatRow]]:
 
 def _require_mapped(tokens: int, mapped: int) -> None:
     if mapped < LEAST_MAPPED * tokens:
-        why = f"{mapped} of the teacher's {tokens} tokens ({mapped / tokens:.1%}) are tokens of the student: at least {LEAST_MAPPED:.0%} must be"
+        why = f"{mapped} of {tokens} tokens ({mapped / tokens:.1%}) are the same for teacher and student: at least {LEAST_MAPPED:.0%} must be"
         raise InputError(Problem("capture", why, "take a teacher of the student's family, or its text: planish capture --text"))
 
 

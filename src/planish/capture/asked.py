@@ -29,6 +29,7 @@ class How:
     key_env: str = "PLANISH_API_KEY"
     allow_private: bool = False
     rows: int | None = None
+    align: bool = False  # a local teacher of other tokens is read where they are the student's too
 
     @property
     def remote(self) -> bool:

@@ -28,7 +28,7 @@ def teacher(how: How, chat: Chat, relative_to: Path | None) -> LocalTeacher:
     """The model of a name or folder. Raises InputError where its tokenizer is not the student's."""
     folder = bundled.locate(how.teacher, relative_to)
     if Chat.load(folder).tokenizer_hash != chat.tokenizer_hash:
-        fix = "take a teacher of the student's family, or let it write the answers and train on them as text: planish capture --text"
+        fix = "take a teacher of the student's family, read this one where both write the same tokens (--align), or let it write the answers as text (--text)"
         raise InputError(Problem(f"teacher {how.teacher}", "has another tokenizer than the student, so its tokens are not the student's", fix))
     wanted = Wanted(how.k, how.mass, how.temperatures, how.tail_samples)
     return LocalTeacher(folder, chat, wanted, how)

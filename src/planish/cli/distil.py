@@ -27,6 +27,7 @@ def capture(
     key_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")] = "PLANISH_API_KEY",
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Allow an address of a private network.")] = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Take at most this many rows.")] = None,
+    align: Annotated[bool, typer.Option("--align", help="Let a local teacher of another vocabulary speak where both write the same tokens.")] = False,
     text: Annotated[Path | None, typer.Option(help="Write the teacher's answers to this file as rows for sft instead; its tokenizer may be another.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="With --text: answers to each prompt.")] = 4,
     temperature: Annotated[float, typer.Option(help="With --text: how freely it answers.")] = 0.8,
@@ -61,6 +62,7 @@ def capture(
         key_env=key_env,
         allow_private=allow_private,
         rows=rows,
+        align=align,
     )
     if text is not None:
         from planish.capture import texts
@@ -97,38 +99,28 @@ def _object(text: str) -> dict[str, Any]:
 
 @app.command()
 def retained(
-    student: Annotated[Path, typer.Argument(help="The student's report of an evaluation, a JSON file.", show_default=False)],
-    teacher: Annotated[Path, typer.Argument(help="The teacher's, on the same gold set.", show_default=False)],
-    control: Annotated[Path, typer.Option(help="The report of the same student fine-tuned on the same rows without a teacher.", show_default=False)],
+    student: Annotated[str, typer.Argument(help="The student: a report file, a run (its tuned model), or RUN:SYSTEM.", show_default=False)],
+    teacher: Annotated[str, typer.Argument(help="The teacher in the same way, on the same gold set: the model as it is, is RUN:prompt.", show_default=False)],
+    control: Annotated[str, typer.Option(help="In the same way: the student fine-tuned on the same rows without a teacher.", show_default=False)],
     metric: Annotated[str, typer.Option(help='What is compared, as "label.macro_f1".', show_default=False)],
     target: Annotated[float, typer.Option(help="The share of the teacher that must be kept.")] = 0.95,
-    curve: Annotated[Path | None, typer.Option(help="The student's metrics.jsonl, for its last cross-entropy, divergence and coverage.")] = None,
+    curve: Annotated[
+        Path | None, typer.Option(help="The student's metrics.jsonl, for its last cross-entropy, divergence and coverage; a run has its own.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the verdict is written.")] = Path("distill_report.json"),
+    workspace: Workspace = HERE,
     as_json: Json = False,
 ) -> None:
-    """Say how much of its teacher a student kept, and whether it should ship. Exit code 3 where it should not.
+    """Say how much of its teacher a student kept, as a whole and by slice, and whether it should ship. Exit code 3 where it should not.
 
     Example: planish retained student.json teacher.json --control sft.json --metric label.macro_f1
     """
-    from planish.errors import InputError, Problem
-    from planish.evidence.distilled import distilled
-    from planish.scores import EvalReport
+    from planish import retained as keeping
     from planish.store.objects import write_atomic
 
-    def report(path: Path) -> EvalReport:
-        try:
-            return EvalReport.model_validate_json(path.read_bytes())
-        except (OSError, ValueError) as why:
-            raise InputError(Problem(str(path), "is no report of an evaluation", "give a file of reports/ of the evaluate stage")) from why
-
-    lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()] if curve is not None else []
-    found = distilled(report(student), report(teacher), report(control), metric, target=target, curve=lines)
-    told = {**found.model_dump(mode="json"), "ci": found.ci}
-    write_atomic(out, (json.dumps(told, indent=1) + "\n").encode())
-    kept, low, high = found.retained.value, *found.ci
-    between = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    typer.echo(
-        json.dumps(told, indent=1) if as_json else f"{'ship' if found.ship else 'do not ship'}: {metric} keeps {kept:.3f}{between} of the teacher; {found.why}"
-    )
+    found = keeping.judge(student, teacher, control, metric, target=target, curve=curve, workspace=workspace)
+    told = json.dumps({**found.model_dump(mode="json"), "ci": found.ci}, indent=1)
+    write_atomic(out, f"{told}\n".encode())
+    typer.echo(told if as_json else keeping.text(found))
     if not found.ship:
         raise typer.Exit(3)

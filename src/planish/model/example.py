@@ -27,7 +27,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Loss:
-    """`total` is a sum over a micro-batch, not a mean; `metrics` are sums too, divided by the same share."""
+    """`total` is a sum over a micro-batch, not a mean; `metrics` are sums too, divided by the same share, or by the sum of their own `counts` where they have one."""
 
     total: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)

@@ -100,7 +100,7 @@ class Divergence:
             log_q = torch.cat([log_q, left[:, None]], 1)
             counts = torch.cat([counts, torch.ones_like(left)[:, None]], 1)
         p, q = mine.exp() * counts, log_q.exp() * counts
-        value, factor = self._classes(mine, log_q, p, q)
+        value, factor = of_classes(self.direction, self.mix, mine, log_q, p, q)
         if teacher.known is not None:
             value = value * teacher.known[rows]
         if not gradient:
@@ -114,17 +114,18 @@ class Divergence:
             slope *= factor[:, -1:]
         return value, slope.scatter_(1, ids, own).div_(teacher.temperature)
 
-    def _classes(self, log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """(r,) the value, and (r, C) the factor of each class: d value / d p of the class, less its mean under p."""
-        if self.direction == "forward":
-            return (q * (log_q - log_p)).sum(1), q.sum(1, keepdim=True) - (log_q - log_p).exp()
-        if self.direction == "reverse":
-            value = (p * (log_p - log_q)).sum(1)
-            return value, log_p - log_q - value[:, None]
-        mixed = torch.logaddexp(log_p + math.log1p(-self.mix), log_q + math.log(self.mix))
-        of_student = (p * (log_p - mixed)).sum(1)
-        value = self.mix * (q * (log_q - mixed)).sum(1) + (1 - self.mix) * of_student
-        return value, (1 - self.mix) * (log_p - mixed - of_student[:, None])
+
+def of_classes(direction: str, mix: float, log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """(r,) the divergence over C classes, and (r, C) the factor of each class: d value / d p of the class, less its mean under p."""
+    if direction == "forward":
+        return (q * (log_q - log_p)).sum(1), q.sum(1, keepdim=True) - (log_q - log_p).exp()
+    if direction == "reverse":
+        value = (p * (log_p - log_q)).sum(1)
+        return value, log_p - log_q - value[:, None]
+    mixed = torch.logaddexp(log_p + math.log1p(-mix), log_q + math.log(mix))
+    of_student = (p * (log_p - mixed)).sum(1)
+    value = mix * (q * (log_q - mixed)).sum(1) + (1 - mix) * of_student
+    return value, (1 - mix) * (log_p - mixed - of_student[:, None])
 
 
 @dataclass(frozen=True)

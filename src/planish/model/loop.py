@@ -31,6 +31,7 @@ from planish.model.plan import batch_rows as batch_rows
 from planish.model.plan import make_plan as make_plan
 from planish.model.plan import named
 from planish.model.ranks import ALONE, Ranks, refusals
+from planish.model.rollout import Rolled, Rollout
 from planish.model.schedule import learning_rate
 from planish.model.step import LossFunction as LossFunction
 from planish.model.step import Work, one_step
@@ -62,14 +63,16 @@ def train(
     names: Seq[str] = (),
     ranks: Ranks = ALONE,
     trunk: Trunk | None = None,
+    rollout: Rollout | None = None,
     may_differ: Collection[str] = (),
 ) -> Position:
     """Run the plan, from the newest sound checkpoint in `folder`. Figures go to `folder/metrics.jsonl`, one line a step. The model is left with the last weights, or
     with the best by validation where the plan keeps those; with an average, it is the average that is validated and left.
 
     `names` are the examples' row ids, for what is said about them. `trunk` keeps the outputs of frozen lower layers; a resumed run then equals an uninterrupted one to
-    rounding, as what is read and what is computed anew may differ by it. Only the first rank calls back. `may_differ` are keys of
-    the meaning in which the checkpoint may be another (`checkpoint.load`). Raises InputError when the checkpoint is another run's, and RunFailed
+    rounding, as what is read and what is computed anew may differ by it. `rollout` may put rows that the model writes now in the place of a step's own; what it does follows
+    from the step's number, so that a resumed run repeats it. Only the first rank calls back. `may_differ` are keys of the meaning in which the checkpoint may be another
+    (`checkpoint.load`). Raises InputError when the checkpoint is another run's, and RunFailed
     loss_not_finite after three steps in a row whose loss or gradient is not finite; such a step changes no weight.
     """
     if refused := refusals(ranks, batch_size=plan.batch_size, optimizer=plan.optimizer, precision=plan.precision):
@@ -80,7 +83,7 @@ def train(
     ranks = ranks if ranks.world > 1 else replace(ranks, device=device)
     meaning = meaning | {"plan": asdict(plan)}
     classes = prefix_classes([example.sequences[0] for example in examples]) if plan.order == "shared" else None
-    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss, trunk), classes)
+    work = Work(plan, ranks, ranks.forward(model, plan.precision, loss, trunk), classes, rollout)
     torch.manual_seed(plan.seed + ranks.rank)
     average = Average(model, plan.ema) if plan.ema is not None else None
     state = State(model, optimizer_for(model, plan), precision.scaler(plan.precision, ranks.device), average, Position(0, 0))
@@ -127,7 +130,8 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
     began = time.perf_counter()
     rate = learning_rate(position.step, peak=plan.learning_rate, warmup=plan.warmup, steps=plan.steps, schedule=plan.schedule)
     rows = batch_rows(plan, position.step, work.classes)
-    value, norm, tokens, tokens_in, metrics = one_step(state, [examples[row] for row in rows], work, rate)
+    rolled = Rolled([examples[row] for row in rows], {}) if work.rollout is None else work.rollout([examples[row] for row in rows], position.step)
+    value, norm, tokens, tokens_in, metrics = one_step(state, rolled.examples, work, rate)
     seconds = time.perf_counter() - began
     finite = _counts_as_finite(value, norm, state)
     position = replace(position, step=position.step + 1, tokens=position.tokens + tokens, bad=() if finite else (*position.bad, tuple(rows)))
@@ -147,7 +151,7 @@ def _advance(state: State, work: Work, examples: Seq[Example], validation: Seq[E
     state.position = position
     moved = math.isfinite(value) and math.isfinite(norm)
     speed, memory = tokens / seconds, curve.memory_mb(work.ranks.device)
-    line = Step(position.step, position.tokens, tokens_in, value, norm, rate, speed, memory, check, not moved, metrics, checked)
+    line = Step(position.step, position.tokens, tokens_in, value, norm, rate, speed, memory, check, not moved, metrics | rolled.figures, checked)
     return line, better
 
 

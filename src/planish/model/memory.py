@@ -88,7 +88,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is to be trained and how. A micro-batch holds `micro` rows of `length` tokens, of which `scored` a row are trained; `trainable` counts trained parameters."""
+    """What is to be trained and how. A micro-batch holds `micro` rows of `length` tokens, of which `scored` a row are trained; `trainable` counts trained parameters,
+    `beside` those of frozen models that the loss asks."""
 
     technique: str
     trainable: int
@@ -103,6 +104,7 @@ class Setup:
     trained_layers: int | None = None
     rank: int | None = None
     rollout_tokens: int = 0
+    beside: int = 0
     account: Account = "ours"
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -164,6 +166,7 @@ def estimate(shape: Shape, setup: Setup, *, factor: float | None = None) -> Esti
     terms = [
         Term("process", PROCESS[setup.device], "the interpreter and its libraries" if setup.device == "cpu" else "the CUDA context"),
         _base(shape, setup),
+        _beside(setup),
         *_trained(setup),
         *fluid,
         Term("kv", kv, f"{setup.rollout_tokens} rollout tokens x 2 x {shape.layers} layers x {shape.kv_width} x {WIDTH[setup.precision]} B"),
@@ -227,6 +230,12 @@ def _base(shape: Shape, setup: Setup) -> Term:
         return Term("base", nf4_bytes(shape.linear) + other, f"{shape.linear:,} x {NF4_BITS:.3f}/8 B + {frozen - shape.linear:,} x 2 B")
     width = 2 if setup.precision == "bf16" else 4  # under fp16 the frozen base stays fp32
     return Term("base", width * frozen, f"{frozen:,} x {width} B")
+
+
+def _beside(setup: Setup) -> Term:
+    """Frozen models beside the trained one, in its format."""
+    width = 2 if setup.precision == "bf16" else 4
+    return Term("beside", width * setup.beside, f"{setup.beside:,} x {width} B")
 
 
 def _trained(setup: Setup) -> list[Term]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from planish.data.tree import Tree
 from planish.model import plain_packing, scored_head, tree_attention
 from planish.model.backbone import base_of
 from planish.model.head_terms import Divergence, Entropy, LogProb, Teacher, Term
+from planish.model.layer_states import Kept, kept_of
 from planish.model.layout import layout_of
 from planish.model.lm_head import Head, head_of
 from planish.model.tree_forward import autocast, forward
@@ -62,20 +65,42 @@ class Rows:
             return scored_head.measure(self.hidden, self.head, [term])[0]
 
 
+class Place(NamedTuple):
+    """Where R scored rows stand: the tree, and the flat index (R,) of the token whose hidden state predicts each. `kept`: the layers that something looks at."""
+
+    tree: Tree
+    at: NDArray[np.int64]
+    kept: Kept | None = None
+
+    def restricted(self) -> Place:
+        """The same rows on the paths that lead to them alone."""
+        starts = np.array([segment.start for segment in self.tree.segments])
+        part, places = self.tree.restricted(np.unique(np.searchsorted(starts, self.at, side="right") - 1).tolist())
+        return Place(part, np.searchsorted(places, self.at))
+
+
 class Scored:
     """R scored tokens of a micro-batch. log_prob, weight: (R,) fp32; sequence: (R,) which of the S sequences a token belongs to.
 
     `log_prob` is computed when first asked for, unless it was given; an objective that blends terms of `rows` never pays for it. `given`: (S, K) fp32, the numbers that the
-    objective gave with each sequence; sequences stand in the order of their examples, those of one example together.
+    objective gave with each sequence; sequences stand in the order of their examples, those of one example together. `place` is where they stand, for a second model.
     """
 
     def __init__(
-        self, log_prob: Tensor | None, weight: Tensor, sequence: Tensor, sequences: int, rows: Rows | None = None, given: Tensor | None = None
+        self,
+        log_prob: Tensor | None,
+        weight: Tensor,
+        sequence: Tensor,
+        sequences: int,
+        rows: Rows | None = None,
+        given: Tensor | None = None,
+        place: Place | None = None,
     ) -> None:
         if log_prob is None and rows is None:
             raise ValueError("either log-probabilities or the rows to make them of")
         self._log_prob, self.weight, self.sequence, self.sequences, self._rows = log_prob, weight, sequence, sequences, rows
         self.given = weight.new_empty(sequences, 0) if given is None else given
+        self._place = place
 
     @property
     def log_prob(self) -> Tensor:
@@ -90,6 +115,21 @@ class Scored:
         if self._rows is None:
             raise ValueError("only log-probabilities were given, not the rows they are of")
         return self._rows
+
+    @property
+    def place(self) -> Place:
+        """Where the rows stand. Raises ValueError where no tree was given."""
+        if self._place is None:
+            raise ValueError("only rows were given, not the tree they stand on")
+        return self._place
+
+    def part(self, chosen: Tensor) -> Scored:
+        """The sequences that `chosen` (S,) marks, in their order, as if they stood alone; differentiable like the whole."""
+        kept = chosen[self.sequence].nonzero()[:, 0]
+        sequence = (chosen.cumsum(0) - 1)[self.sequence[kept]]
+        rows = replace(self.rows, hidden=self.rows.hidden[kept], target=self.rows.target[kept])
+        place = None if self._place is None else self._place._replace(at=self._place.at[kept.cpu().numpy()])
+        return Scored(None, self.weight[kept], sequence, int(chosen.sum()), rows, self.given[chosen], place)
 
     def sums(self) -> Tensor:
         """Weighted log-probability of each sequence: (S,)."""
@@ -132,4 +172,4 @@ def score(
         hidden = hidden_states(model, tree, device, trunk=trunk, way=way).index_select(0, torch.from_numpy(tree.scored_at).to(device))
     rows = Rows(hidden, head_of(model), torch.from_numpy(tree.target).to(device), precision, getattr(base_of(model), "class_head", None))
     weight, sequence, given = (torch.from_numpy(array).to(device) for array in (tree.weight, tree.sequence, tree.given))
-    return Scored(None, weight, sequence, tree.sequences, rows, given)
+    return Scored(None, weight, sequence, tree.sequences, rows, given, Place(tree, tree.scored_at, kept_of(model)))

@@ -21,8 +21,11 @@ from planish.model.optimizer import trainable
 from planish.model.plan import Plan
 from planish.model.policy import Scored
 from planish.model.ranks import Forward, Ranks, whole
+from planish.model.rollout import Rollout
 
 LossFunction = Callable[[Scored], Loss]
+OF = "of "
+"""Before the name of a figure: the sum of its own counts."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Work:
     ranks: Ranks
     forward: Forward
     classes: NDArray[np.int64] | None = None  # (N,) which rows share a prefix, where the plan's order goes by it
+    rollout: Rollout | None = None
 
 
 class Done(NamedTuple):
@@ -72,7 +76,7 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> D
             state.average.update(model)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return Done(total, norm, int(all_tokens), int(all_tokens_in), dict(zip(sums, figures, strict=True)))
+    return Done(total, norm, int(all_tokens), int(all_tokens_in), _means(dict(zip(sums, figures, strict=True))))
 
 
 def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks, shared: bool = True) -> list[tuple[Tree, bool]]:
@@ -96,9 +100,14 @@ def validation(model: nn.Module, examples: Seq[Example], work: Work) -> tuple[fl
             _add(sums, found, counts / share)
     own = [*sums.values()] + [0.0] * (work.ranks.most(len(sums)) - len(sums))  # a rank that had no row knows no figure, and must still send as many
     total, *figures = work.ranks.total(total, *own)
-    return total / share, dict(zip(sums, figures, strict=False))
+    return total / share, _means(dict(zip(sums, figures, strict=False)))
 
 
 def _add(sums: dict[str, float], found: Loss, scale: float) -> None:
-    for name, value in found.metrics.items():
+    for name, value in (*found.metrics.items(), *((OF + name, count) for name, count in found.counts.items())):
         sums[name] = sums.get(name, 0.0) + value * scale
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    """Figures by name, each over its own count where it has one."""
+    return {name: value / (sums.get(OF + name, 1.0) or 1.0) for name, value in sums.items() if not name.startswith(OF)}

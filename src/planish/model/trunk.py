@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from planish.data.tree import Sequence, Tree, build
 from planish.model.activation_cache import BLOCK, ActivationCache
 from planish.model.backbone import backbone, base_of, layers
+from planish.model.layer_states import kept_of
 from planish.model.layout import layout_of
 from planish.model.tree_forward import autocast, forward, padded_size
 
@@ -85,6 +86,8 @@ class Trunk:
     def _unfit(self) -> str:
         if not self.depth:
             return "the first layer or the embeddings are trained"
+        if kept_of(self.model) is not None:
+            return "the hidden states of its layers are looked at"
         if layout_of(self.model).kind == "rows":
             return f"rows are laid out plainly ({layout_of(self.model).reason})"
         parts = [*_before(self.model), *layers(self.model)[: self.depth]]

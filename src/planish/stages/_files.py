@@ -1,4 +1,4 @@
-"""Files that an objective's keys name: found from the recipe's folder, and part of what a run depends on by what is in them."""
+"""Files and models that an objective's keys name: found from the recipe's folder, and part of what a run depends on by what is in them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from planish import shelf
+from planish.model import bundled
 from planish.recipe import Recipe, TrainSection, Use
 
 
 def placed(recipe: Recipe, section: TrainSection) -> TrainSection:
-    """The entry with the paths of its objective made absolute. Objectives name such keys in FILES."""
+    """The entry with the paths of its objective made absolute. Objectives name such keys in FILES, those of models in MODELS; an address stays as it is.
+
+    Raises InputError for a model that is not there.
+    """
     options = dict(section.objective.options)
-    for key in getattr(shelf.find("objectives", section.objective.name).load(), "FILES", ()):
+    objective = shelf.find("objectives", section.objective.name).load()
+    for key in getattr(objective, "FILES", ()):
         if options.get(key):
             options[key] = str(recipe.resolve(Path(options[key])).absolute())
+    for key in getattr(objective, "MODELS", ()):
+        if options.get(key) and "://" not in options[key]:
+            options[key] = str(bundled.locate(options[key], recipe.source.parent if recipe.source else None).absolute())
     return section.model_copy(update={"objective": Use(name=section.objective.name, options=options)})
 
 

@@ -24,8 +24,10 @@ from planish.model.plan import Plan, make_plan, steps_within
 from planish.model.ranks import ALONE, Ranks
 from planish.model.recompute import checkpoint_activations
 from planish.model.reference import StartingModel
+from planish.model.rollout import Rollout, Student
 from planish.recipe import TrainSection
 from planish.stages import _documents
+from planish.stages._beside import loss_with, refusals
 from planish.stages._encoding import encode
 from planish.stages._replay import Mixed, mix
 from planish.store.objects import file_hash
@@ -51,6 +53,7 @@ class Job:
     memory: dict[str, Any] = field(default_factory=dict)
     replay: str | None = None  # the file of the rows to mix in
     documents: str | None = None  # the file of the documents, for an objective that is trained on them
+    references: str | None = None  # where reference log-probabilities are kept for every run; in memory alone without
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Ready:
     usual_rate: float
     device: str
     replay: dict[str, Any] | None = None
+    reference: dict[str, int] | None = None  # of the log-probabilities that the objective compares with: how many, and what of them was computed now
+    rollout: Rollout | None = None
 
 
 def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
@@ -123,16 +128,20 @@ def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Read
     precision = number_format.for_training(section.precision, device)
     examples, tests = [example for _, example in rows.train], rows.checks
     objective = shelf.find("objectives", section.objective.name).load()
+    if refused := refusals(section, Path(job.base)):
+        raise InputError(*refused)
     if hasattr(objective, "require"):
         shelf.call("objectives", section.objective.name, "require", section.objective.options)(examples)
     usual = usual_rate(objective, section.adapter.name)
     plan = _plan(section, examples, section.learning_rate or usual, precision)
     model = make_model(section, job, precision, device)
+    reference = None
     if hasattr(objective, "prepare"):
         start = _starting_model(model, section, job, plan, device, ranks)
         examples, tests = (objective.prepare(group, start) if group else group for group in (examples, tests))
-    loss = shelf.call("objectives", section.objective.name, "loss", section.objective.options)
-    return Ready(model, chat, examples, tests, [name for name, _ in rows.train], rows.refused, plan, loss, usual, device, rows.replay)
+        reference = start.figures
+    loss, rollout = loss_with(section, Student(model, chat, precision, device), plan.seed)
+    return Ready(model, chat, examples, tests, [name for name, _ in rows.train], rows.refused, plan, loss, usual, device, rows.replay, reference, rollout)
 
 
 def usual_rate(objective: Any, adapter: str) -> float:
@@ -149,9 +158,9 @@ def drawn(items: Seq[T], count: int, seed: int) -> list[T]:
 
 def _starting_model(model: nn.Module, section: TrainSection, job: Job, plan: Plan, device: str, ranks: Ranks) -> StartingModel:
     """Who gives an objective its reference log-probabilities."""
-    meaning = {**start_of(job), "adapter": section.adapter.model_dump(), "seed": section.seed}
-    kept = Path(job.work) / "reference.jsonl" if job.work else None  # a test of an entry writes nothing
-    return StartingModel(model, meaning, kept, plan.precision, device, plan.micro_tokens, ranks, continued=job.start is not None)
+    base, adapter = {**start_of(job), "four_bit": section.four_bit}, {"adapter": section.adapter.model_dump(), "seed": section.seed}
+    kept = Path(job.references) if job.references else None
+    return StartingModel(model, base, kept, plan.precision, device, plan.micro_tokens, ranks, continued=job.start is not None, adapter=adapter)
 
 
 def _plan(section: TrainSection, examples: list[Example], rate: float, precision: number_format.Format) -> Plan:

@@ -61,7 +61,8 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
     said = None if is_spread(ready.model) else trained.outputs(ready.model, _asked(ready), plan.precision, ready.device)
     counted = account(ready.model)
     counts = {"trainable": counted.trainable, "parameters": counted.base, "formula": counted.formula, "bytes": counted.bytes}
-    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, **counts, "refused": len(ready.refused), "replay": ready.replay})
+    rows_of_it = {"refused": len(ready.refused), "replay": ready.replay, "reference": ready.reference}
+    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, **counts, **rows_of_it})
     listener.say(
         f"  {plan.steps} steps over {plan.rows} rows, {counted.trainable:,} of {counted.base:,} parameters trained ({counted.share:.2%}), {plan.precision}"
         + said_of(ready.replay)
@@ -85,6 +86,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
             listener.say(f"  going on after step {position.step}")
         listener.begin(position.step, plan.steps)
 
+    _tell_reference(ready, listener, warned)
     for text in (*warnings(plan, ready.usual_rate), *warnings_of(ready.model), *_advised(section, ready)):
         warned(text)
     if reason := layout_of(ready.model).reason:
@@ -106,6 +108,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
         names=ready.names,
         ranks=ranks,
         trunk=trunk,
+        rollout=ready.rollout,
         may_differ=differences(job.memory.get("levers", ())),
     )
     if trunk is not None:
@@ -151,6 +154,15 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
             "refused": ready.refused,
         },
     )
+
+
+def _tell_reference(ready: Ready, listener: Listener, warned: Callable[[str], None]) -> None:
+    """What of the log-probabilities that the objective compares with had to be computed."""
+    if (known := ready.reference) is None:
+        return
+    listener.say(f"  reference log-probabilities: {known['computed']:,} of {known['sequences']:,} computed ({known['tokens']:,} tokens), the others known")
+    if known["spoilt"]:
+        warned(f"{known['spoilt']} files of kept reference log-probabilities were spoilt: taken away, and what they held was computed again")
 
 
 def _effect(ready: Ready, model: nn.Module, start: dict[str, torch.Tensor], said: Any) -> tuple[float, float | None]:

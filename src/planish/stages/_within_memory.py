@@ -28,12 +28,13 @@ from planish.model.machine import training_limit
 from planish.model.memory import GB, Setup
 from planish.model.out_of_memory import held, is_out_of_memory
 from planish.recipe import TrainSection
+from planish.stages import _beside
 from planish.stages._eased import SAME_WEIGHTS, Eased, begin, pulled
 from planish.stages._ranked import NEAR, launch
 from planish.stages._ready import Job, Rows, read_rows
 from planish.stages._tuning import Listener, tune
 
-FIXED = ("base", "weights", "gradients", "master", "optimizer")
+FIXED = ("base", "beside", "weights", "gradients", "master", "optimizer")
 """Parts of an estimate that follow from the number of parameters alone."""
 
 
@@ -102,12 +103,12 @@ def within_memory(job: Job, listener: Listener) -> None:
 
 def expect(section: TrainSection, base: Path, rows: Rows, device: Literal["cpu", "cuda"], factor: float | None = None) -> Expected:
     """What the entry is expected to take on one rank. `factor` is what a run has shown; else a probe's on this machine is taken, where there is one."""
-    micro, halves = largest([example for _, example in rows.train], section)
+    micro, halves = largest(_beside.grown(section, [example for _, example in rows.train]), section)
     try:
         known = sized(section, base)
     except InputError:  # an unknown architecture; what is wrong with an adapter is said when it is attached
         known = None
-    setup = setup_of(section, known.trained if known else None, micro, device, ranks=section.launch.ranks)
+    setup = replace(setup_of(section, known.trained if known else None, micro, device, ranks=section.launch.ranks), beside=_beside.parameters(section))
     return Expected(setup, halves, known, max(filter(None, (factor, remembered(setup))), default=None))
 
 

@@ -24,7 +24,7 @@ from planish.model.lr_range import RangeTest, lr_range_test
 from planish.model.ranks import Ranks, refusals
 from planish.progress import Progress
 from planish.recipe import Recipe, TrainSection, Use
-from planish.stages import _documents, _files, _replay, _stage_report
+from planish.stages import _beside, _documents, _files, _replay, _stage_report
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._live import Live
 from planish.stages._ready import Job, make_ready
@@ -56,6 +56,7 @@ def preflight(recipe: Recipe, store: Store) -> None:
         except InputError as refused:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
+        problems += _beside.refusals_of_entry(recipe, index, _base(recipe))
         problems += _unfit(recipe, index) + _replay.refusals(section, where) + _documents.refusals(section, where)
     problems += new_tokens.refusals(_base(recipe), [section.adapter.name for section in recipe.train])
     if problems:
@@ -128,6 +129,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
                 job = Job(section.model_dump(mode="json"), str(base), str(start) if start else None, str(inputs["prepare"]), str(work), str(out), str(tokens))
                 documents = _documents.gather(context, section, inputs["prepare"])
                 job = dataclasses.replace(job, documents=documents, replay=_replay.gather(context, section, inputs["prepare"], original, documents))
+                job = dataclasses.replace(job, references=str(context.store.workspace / "references"))
                 _entry(context, job, label)
                 if documents is not None:
                     _documents.keep_held(Path(documents), out)
