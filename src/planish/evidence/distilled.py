@@ -9,6 +9,8 @@ from planish.errors import InputError, Problem
 from planish.evidence.intervals import RESAMPLES
 from planish.evidence.paired import compare
 from planish.evidence.retained import quality_retained
+from planish.evidence.retained_slices import KeptBySlice, retained_by_slice
+from planish.evidence.slices import Cuts
 from planish.rows import Noun
 from planish.scores import Comparison, EvalReport, Metric
 
@@ -16,7 +18,8 @@ TARGET = 0.95
 
 
 class Distilled(Noun):
-    """The verdict. `ce`, `kd` and `coverage` are of the last steps of training, where its curve was given; the ratios are student / teacher."""
+    """The verdict. `ce`, `kd` and `coverage` are of the last steps of training, where its curve was given; the ratios are student / teacher. `slices`: what it kept of
+    each part of the gold set, where its cuts were given."""
 
     metric: str
     ship: bool
@@ -31,6 +34,7 @@ class Distilled(Noun):
     ce: float | None = None
     kd: float | None = None
     coverage: float | None = None
+    slices: KeptBySlice | None = None
 
     @property
     def ci(self) -> tuple[float | None, float | None]:
@@ -46,6 +50,7 @@ def distilled(
     *,
     target: float = TARGET,
     groups: Mapping[str, str] | None = None,
+    cuts: Cuts | None = None,
     sizes: tuple[int, int] | None = None,
     curve: Sequence[Mapping[str, Any]] = (),
     resamples: int = RESAMPLES,
@@ -54,7 +59,8 @@ def distilled(
     """Judge a student on the gold set that all three answered. `control` is the same student fine-tuned on the same rows without a teacher.
 
     `sizes` are bytes of student and teacher, `curve` the lines of the student's metrics.jsonl.
-    It ships where the lower bound of what it kept reaches the target and it is better than the control by more than noise.
+    It ships where the lower bound of what it kept reaches the target and it is better than the control by more than noise; a slice that is proven to keep less than the
+    target is named whatever the verdict.
     Raises InputError without a control, on different gold hashes, or where the teacher scores 0.
     """
     if control is None:
@@ -71,12 +77,16 @@ def distilled(
         reasons.append(f"what it kept may be {low:.1%}, below the target of {target:.0%}")
     if not better:
         reasons.append(f"plain fine-tuning on the same rows ({control.system}) is as good: ship that, and spare the teacher")
+    slices = None if cuts is None else retained_by_slice(student, teacher, metric, cuts, target=target, groups=groups, resamples=resamples)
+    why = "; ".join(reasons) or f"it kept {retained.value:.1%} of the teacher, at least {low:.1%}, and more than {control.system} does"
+    if slices is not None and slices.short:
+        why += "; proven below the target: " + ", ".join(one.said for one in slices.short)
     last = [line.get("metrics", {}) for line in curve][-max(1, len(curve) // 10) :]
     means = {name: sum(one[name] for one in last) / len(last) for name in ("ce", "kd", "coverage") if last and all(name in one for one in last)}
     return Distilled(
         metric=metric,
         ship=not reasons,
-        why="; ".join(reasons) or f"it kept {retained.value:.1%} of the teacher, at least {low:.1%}, and more than {control.system} does",
+        why=why,
         target=target,
         retained=retained,
         control=control.system,
@@ -84,5 +94,6 @@ def distilled(
         control_retained=kept,
         size_ratio=None if sizes is None else sizes[0] / sizes[1],
         seconds_ratio=student.seconds / teacher.seconds if student.seconds and teacher.seconds else None,
+        slices=slices,
         **means,
     )

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from planish.errors import InputError, Problem
-from planish.evidence.intervals import RESAMPLES, percentile, resampled
+from planish.evidence.intervals import RESAMPLES, Floats, percentile, resampled
 from planish.evidence.paired import aligned, row_groups
 from planish.evidence.statistic import declared_labels, statistic
 from planish.scores import EvalReport, Metric
+
+
+class Kept(NamedTuple):
+    """The figure, and what it is in every resample (_R,)."""
+
+    metric: Metric
+    draws: Floats
 
 
 def quality_retained(
@@ -19,6 +27,11 @@ def quality_retained(
     """student / teacher where higher is better, teacher / student where lower is (perplexity), with the paired bootstrap 95 % interval.
 
     Raises InputError on different gold hashes or rows, and where the denominator is 0 or so near it that the ratio is undefined: that is not 1."""
+    return kept(student, teacher, metric, groups=groups, resamples=resamples, seed=seed).metric
+
+
+def kept(student: EvalReport, teacher: EvalReport, metric: str, *, groups: Mapping[str, str] | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Kept:
+    """`quality_retained` with its resamples, for a test on them. Raises InputError as it does."""
     teacher = aligned(student, teacher)
     labels = declared_labels(student, teacher)
     top, bottom = statistic(student, metric, labels=labels), statistic(teacher, metric, labels=labels)
@@ -38,4 +51,4 @@ def quality_retained(
     (low, high), (lower, upper) = percentile(ratios), percentile(ratios, confidence=0.90)
     value = numerator.value / denominator.value
     how = f"paired {'cluster ' if groups is not None else ''}bootstrap {resamples} of {metric}"
-    return Metric(name="quality_retained", value=value, n=n, low=low, high=high, lower=lower, upper=upper, method=how)
+    return Kept(Metric(name="quality_retained", value=value, n=n, low=low, high=high, lower=lower, upper=upper, method=how), ratios)

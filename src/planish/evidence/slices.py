@@ -87,17 +87,7 @@ def by_slice(
 
     Intervals are Wilson's and p-values Fisher's exact where rows are right or wrong and independent, else of the (cluster) bootstrap. Without `keys`, a key with one
     value or more than 200, or with no value of 20 rows, is left out and named. Raises InputError on a key nobody has, or that a scored row lacks."""
-    if not report.scores:
-        raise InputError(Problem("slices", f"the report of {report.system} holds no rows", "score at least one row"))
-    left_out: dict[str, str] = {}
-    if keys is None:
-        left_out = {key: why for key, cut in cuts.items() if (why := _useless([cut.get(score.id) for score in report.scores]))}
-        keys = [key for key in cuts if key not in left_out]
-    _refuse(report, cuts, keys)
-    places: dict[tuple[str, str], list[int]] = {}
-    for key in keys:
-        for place, score in enumerate(report.scores):
-            places.setdefault((key, cuts[key][score.id]), []).append(place)
+    places, left_out = members(report, cuts, keys)
     values = np.array([score.value for score in report.scores])
     inside = np.zeros((len(values), 1 + len(places)))
     inside[:, 0] = 1  # the whole, measured like its parts
@@ -130,6 +120,22 @@ def by_slice(
     ]
     slices.sort(key=lambda one: (one.thin, not one.weak, one.metric.value, one.key, one.value))
     return Slices(system=report.system, overall=metric("mean", 0), slices=tuple(slices), tested=len(tested), left_out=left_out)
+
+
+def members(report: EvalReport, cuts: Cuts, keys: Sequence[str] | None = None) -> tuple[dict[tuple[str, str], list[int]], dict[str, str]]:
+    """(key, value) of every slice to the places of its rows in the report, and the keys that were left out with the reason; raises InputError as `by_slice` says."""
+    if not report.scores:
+        raise InputError(Problem("slices", f"the report of {report.system} holds no rows", "score at least one row"))
+    left_out: dict[str, str] = {}
+    if keys is None:
+        left_out = {key: why for key, cut in cuts.items() if (why := _useless([cut.get(score.id) for score in report.scores]))}
+        keys = [key for key in cuts if key not in left_out]
+    _refuse(report, cuts, keys)
+    places: dict[tuple[str, str], list[int]] = {}
+    for key in keys:
+        for place, score in enumerate(report.scores):
+            places.setdefault((key, cuts[key][score.id]), []).append(place)
+    return places, left_out
 
 
 def worst(report: EvalReport, metric: str, cut: Mapping[str, str], *, groups: Mapping[str, str] | None = None, resamples: int = RESAMPLES) -> Metric | None:
