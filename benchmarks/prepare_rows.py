@@ -87,6 +87,7 @@ def peer(path: Path) -> Callable[[], dict[str, float]]:
     logging.disable(logging.WARNING)
     import datasets
     import torch
+    from huggingface_hub import constants
     from model2vec import StaticModel
     from safetensors import safe_open
     from semhash import SemHash
@@ -94,6 +95,7 @@ def peer(path: Path) -> Callable[[], dict[str, float]]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # the trainer would send word of itself from a thread, and beside a working thread we start no process
     datasets.disable_progress_bars()
     datasets.disable_caching()
     folder = locate("smollm2-135m-instruct")

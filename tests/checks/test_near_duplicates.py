@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from planish.checks import near_duplicates
 from planish.data import minhash
-from planish.data.minhash import proposed
 from planish.data.shingles import Shingles, units, words
+from planish.data.sketch import BANDS, ROWS, Sketched, proposed, signatures
 from planish.data.table import Table
 from planish.errors import InputError
 from planish.rows import ChatRow, LabelRow, Message, NoteCode, Origin, RejectCode, Row, TextRow
@@ -70,8 +70,8 @@ def test_d6_the_signatures_propose_as_the_formula_says() -> None:
     for _ in range(2000):
         drawn = rng.choice(2**32, 80, replace=False).astype(np.uint32)
         sets += [np.sort(drawn[:60]), np.sort(np.concatenate([drawn[:40], drawn[60:]]))]
-    signed = minhash.signatures(Shingles(np.concatenate(sets), np.arange(0, 4001 * 60, 60)))
-    agree = (signed[0::2] == signed[1::2]).reshape(2000, minhash.BANDS, minhash.ROWS).all(axis=2).any(axis=1)
+    signed = signatures(Shingles(np.concatenate(sets), np.arange(0, 4001 * 60, 60)))
+    agree = (signed[0::2] == signed[1::2]).reshape(2000, BANDS, ROWS).all(axis=2).any(axis=1)
     assert (signed[0::2] == signed[1::2]).mean() == pytest.approx(0.5, abs=0.01)
     assert agree.mean() == pytest.approx(proposed(0.5), abs=0.03)
 
@@ -87,7 +87,7 @@ def test_d6_agrees_with_brute_force_on_2000_rows() -> None:
             shared.update((other, row) for other in index.get(gram, ()))
             index.setdefault(gram, []).append(row)
     alike = {pair for pair, count in shared.items() if count >= 0.8 * (len(sets[pair[0]]) + len(sets[pair[1]]) - count)}
-    made = Shingles.of(map(units, texts))
+    made = Sketched.of(Shingles.of(map(units, texts)))
     found = minhash.links(made, 0.8)
     linked = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
     assert linked <= alike  # precision 1
@@ -158,7 +158,7 @@ def test_a_template_that_all_rows_share_costs_no_comparison_of_all_with_all() ->
 def test_pairs_that_were_not_compared_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(3)
     texts = [f"Set a timer for {rng.randrange(60)} minutes and name it {rng.choice(WORDS)} please" for _ in range(300)]
-    sets = Shingles.of(map(units, texts))
+    sets = Sketched.of(Shingles.of(map(units, texts)))
     assert minhash.links(sets, 0.8).left_out == 0
     assert minhash.links(sets, 0.8, max_pairs=10).left_out > 0
     monkeypatch.setattr(near_duplicates, "links", lambda *given: minhash.links(*given, max_pairs=10))
@@ -193,6 +193,6 @@ def test_100_000_short_rows_take_seconds() -> None:
     rng = random.Random(1)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(20, 40))) for _ in range(100_000)]
     began = time.process_time()
-    found = minhash.links(Shingles.of(map(units, texts)), 0.8)
+    found = minhash.links(Sketched.of(Shingles.of(map(units, texts))), 0.8)
     assert time.process_time() - began < 10
     assert not len(found.left)

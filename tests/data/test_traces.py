@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 from planish.data import traces as module
 from planish.data.normalise import normalised
 from planish.data.parallel import uncollected
-from planish.data.shingles import units, word_units
-from planish.data.table import Table
+from planish.data.ragged import Ragged
+from planish.data.shingles import Shingles, units, word_units
+from planish.data.sketch import Sketched
+from planish.data.table import Table, line_of
 from planish.data.texts import body_text, final_answer, prompt_text
-from planish.data.traces import trace, traces
+from planish.data.trace import Trace, trace, trace_of_line
+from planish.data.traces import Traces, traces
 from planish.rows import ChatRow, LabelRow, Message, Origin, PreferenceRow, PromptCompletionRow, QuestionRow, Row, TextRow
 
 WORDS = [
@@ -98,6 +102,31 @@ def test_a_trace_is_what_each_text_gives_alone(row: Row) -> None:
     assert found.prompt == (b"" if short else hashlib.sha256(normalised(prompt).encode()).digest()[:16])
 
 
+@settings(max_examples=200, deadline=None)
+@given(ROWS)
+def test_the_line_of_a_row_gives_the_trace_of_the_row(row: Row) -> None:
+    assert trace_of_line(line_of(row)) == trace(row)
+
+
+def _rows(ragged: Ragged) -> list[bytes]:
+    return [ragged.values[begin:end].tobytes() for begin, end in pairwise(ragged.starts.tolist())]
+
+
+def _assert_traces(found: Traces, made: list[Trace]) -> None:
+    """The columns hold these traces, row by row; texts that are likened, as signed sets."""
+    assert len(found) == len(made)
+    assert [bytes(each) for each in found.prompt] == [each.prompt or bytes(16) for each in made]
+    assert found.tells.tolist() == [each.tells for each in made]
+    assert found.sizes.tolist() == [list(each.sizes) for each in made]
+    assert _rows(found.asked) == [each.asked for each in made]
+    assert _rows(found.body) == [each.body for each in made]
+    for sketched, texts in ((found.whole, [each.whole for each in made]), (found.near, [each.shingles for each in made])):
+        alone = [Sketched.of(Shingles.of([text])) for text in texts]
+        assert _rows(sketched.sets) == [each.sets.values.tobytes() for each in alone]
+        assert sketched.keys.tolist() == [each.keys[0].tolist() for each in alone]
+        assert sketched.sketch.tolist() == [each.sketch[0].tolist() for each in alone]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ROWS, min_size=1, max_size=12), st.data())
 def test_traces_come_back_in_the_order_of_the_table(rows: list[Row], data: st.DataObject) -> None:
@@ -106,16 +135,16 @@ def test_traces_come_back_in_the_order_of_the_table(rows: list[Row], data: st.Da
     whole = Table.of(rows)
     order = data.draw(st.permutations(range(len(rows))))
     part = Table(whole.spool, whole.at[order[: len(rows) // 2 + 1]], whole.keys)
-    assert list(traces(part)) == [made[index] for index in order[: len(rows) // 2 + 1]]
-    assert list(traces(whole)) == made
-    assert list(traces(part)) == [made[index] for index in order[: len(rows) // 2 + 1]]
+    _assert_traces(traces(part), [made[index] for index in order[: len(rows) // 2 + 1]])
+    _assert_traces(traces(whole), made)
+    _assert_traces(traces(part), [made[index] for index in order[: len(rows) // 2 + 1]])
 
 
 def test_rows_are_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Table.of([TextRow(id=str(n), origin=ORIGIN, text=f"text number {n} of several") for n in range(6)])
-    first = list(traces(rows))
-    monkeypatch.setattr(module, "trace", lambda row: pytest.fail("traced again"))
-    assert list(traces(rows.where([True, False] * 3))) == first[::2]
+    first = traces(rows).body
+    monkeypatch.setattr(module, "trace_of_line", lambda line: pytest.fail("traced again"))
+    assert _rows(traces(rows.where([True, False] * 3)).body) == _rows(first)[::2]
     kept = len(module._KEPT)
     del rows
     gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_eos_missing(tiny: Path) -> None:
     with pytest.raises(Refused) as refused:
         chat.trained(turns((U, "a"), (A, "b")))
     assert refused.value.code == "eos_missing"
+
+
+def test_s1_same_words_with_other_merges_are_another_tokenizer(tiny: Path, tmp_path: Path) -> None:
+    """MISSION S1: token distillation rests on this hash; one merge that no trial text touches is enough to cut a rare text into other tokens."""
+    other = shutil.copytree(tiny, tmp_path / "other")
+    assert Chat.load(other).tokenizer_hash == Chat.load(tiny).tokenizer_hash
+    told = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    told["model"]["merges"] = told["model"]["merges"][:-1]
+    (other / "tokenizer.json").write_text(json.dumps(told), encoding="utf-8")
+    changed = Chat.load(other)
+    assert changed.tokenizer.get_vocab() == Chat.load(tiny).tokenizer.get_vocab()
+    assert changed.tokenizer_hash != Chat.load(tiny).tokenizer_hash
 
 
 def test_a_model_without_template_or_tokenizer_is_refused(tiny: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ ASKED = KNOWN | {
 @pytest.mark.parametrize("name", ASKED)
 def test_filled_is_rendered(name: str) -> None:
     one = ASKED[name].template
-    assert one._outlines(False)._follows
+    assert one._outlines(False).follows
 
     @settings(max_examples=120, deadline=None)
     @given(TURNS, st.booleans())

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
-from planish.data.shingles import chunks, ngrams, word_units
+from planish.data.ragged import Ragged
+from planish.data.shingles import ngrams, word_units
 from planish.data.table import Table
 from planish.data.texts import body_text, final_answer, prompt_text
 from planish.rows import LabelRow, NoteCode, Row
@@ -121,7 +122,7 @@ def _quantiles(values: Sequence[int]) -> dict[str, float]:
 def _distinct(texts: Iterable[bytes], n: int) -> float:
     """Different n-grams over all n-grams (Li et al. 2016); 0 without any."""
     parts, total = [np.zeros(0, np.uint64)], 0
-    for flat, lengths in chunks(texts):
+    for flat, lengths in Ragged.packed(texts).parts():
         hashed, _ = ngrams(flat, lengths, n)
         total += len(hashed)
         parts.append(_each_once(hashed))

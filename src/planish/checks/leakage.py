@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from planish.data.finding import CheckResult, Finding
-from planish.data.held_out import HeldOut, Leak
+from planish.data.held_out import HeldOut, Leak, copied
 from planish.data.parallel import uncollected
 from planish.data.reading import read_rows
-from planish.data.shingles import Shingles
 from planish.data.table import Table
 from planish.data.texts import prompt_text
 from planish.data.traces import traces
@@ -50,8 +51,8 @@ def check(
         raise InputError(Problem("checks.leakage", "compares train with gold and was given no split", "run it after the split"))
     sides = [split.get(key.id, "unused") for key in rows.keys]
     gold, validation = HeldOut(), HeldOut()
-    trained, validating = (rows.where(side == name for side in sides) for name in ("train", "validation"))
-    evaluation = [rows.where(side == "gold" for side in sides)]
+    trained, validating, gilded = (rows.where([side == name for side in sides]) for name in ("train", "validation", "gold"))
+    evaluation = [gilded]
     _hold(gold, "gold", evaluation[0])
     for path in benchmarks or ():
         evaluation.append(read_rows(Path(path), mixed=True, strict=False).accepted)
@@ -108,25 +109,18 @@ def require_clean(figures: Mapping[str, Any]) -> None:
 
 
 def _hold(held: HeldOut, kind: str, table: Table, file: str = "") -> None:
-    names = (f"{file}{key.line}" if file else key.id for key in table.keys)
-    held.add(kind, zip(names, table.keys, traces(table), strict=True))
+    held.add(kind, [f"{file}{key.line}" if file else key.id for key in table.keys], table.keys, traces(table))
 
 
 def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[list[tuple[HeldOut, Leak]], list[str], int]:
-    """Leaks of the rows of a table, the ids of rows whose prompt gives the answer away, and how many pairs were not compared; in one pass over the rows."""
-    found, told, parts, first, left_out = list[tuple[HeldOut, Leak]](), list[str](), list[Shingles](), 0, 0
-    for batch in _batches(traces(table)):
-        keys = table.keys[first : first + len(batch)]
-        found += [(held, leak._replace(row=leak.row + first)) for held in helds for leak in held.copied(keys, batch)]
-        told += [key.id for key, traced in zip(keys, batch, strict=True) if traced.tells]
-        parts.append(Shingles.of(traced.shingles for traced in batch))
-        first += len(batch)
-    prompts = Shingles.joined(parts)
+    """Leaks of the rows of a table, the ids of rows whose prompt gives the answer away, and how many pairs were not compared."""
+    traced = traces(table)
+    found, left_out, prompts = list(copied(helds, table.keys, traced)), 0, traced.near
     for held in helds:
         near, missed = held.nearly(prompts, threshold)
         found += [(held, leak) for leak in near]
         left_out += missed
-    return found, told, left_out
+    return found, [table.keys[row].id for row in np.flatnonzero(traced.tells).tolist()], left_out
 
 
 def _by_meaning(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], least: float, encoder: str) -> Iterator[tuple[HeldOut, Leak]]:

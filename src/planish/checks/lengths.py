@@ -25,7 +25,7 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     The score is (log2 n - median) / (1.4826 * MAD) over n, the characters of prompt or answer, with the spread taken as at least 0.75, so that an outlier of
     z 5 is at least 13 times longer or shorter than the median. Figures: quantiles of both, in characters.
     """
-    sizes = np.array([traced.sizes for traced in traces(rows)], np.int64).reshape(-1, 2)
+    sizes = traces(rows).sizes
     findings: list[tuple[int, Finding]] = []
     figures: dict[str, Any] = {"rows": len(rows), "z": z}
     counts: Counter[str] = Counter()

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
-from planish.data.minhash import BANDS, PERMUTATIONS, ROWS, Links, components, links
+from planish.data.minhash import Links, components, links
 from planish.data.parallel import uncollected
 from planish.data.shingles import Shingles, units, words
 from planish.data.similar import Pairs, jaccard
+from planish.data.sketch import BANDS, PERMUTATIONS, ROWS
 from planish.data.table import Table
 from planish.data.texts import final_answer
 from planish.data.traces import traces
@@ -38,8 +39,8 @@ def check(
     if not 0.5 < threshold <= 1:
         why = f"{threshold:g}: below 0.5 MinHash would miss too many pairs, above 1 there are none"
         raise InputError(Problem("checks.near_duplicates.threshold", why, "0.8 is customary"))
-    sets = Shingles.of(traced.whole for traced in traces(rows))
-    found = links(sets, threshold, _SameAnswer(rows, threshold, split or {}))
+    sketched = traces(rows).whole
+    found = links(sketched, threshold, _SameAnswer(rows, threshold, split or {}))
     cluster = components(len(rows), [(found.left, found.right)])
     members: dict[int, list[int]] = defaultdict(list)
     for index in np.flatnonzero(np.bincount(cluster, minlength=len(rows))[cluster] > 1).tolist():
@@ -56,7 +57,7 @@ def check(
         "cluster_sizes": {str(size): sizes[size] for size in sorted(sizes)},
         "pairs_compared": found.compared,
         "pairs_left_out": found.left_out,
-        "rows_without_shingles": int((sets.sizes == 0).sum()),
+        "rows_without_shingles": int((sketched.sets.sizes == 0).sum()),
     }
     findings = _rejected(rows, clusters, found) if keep == "first" else []
     if found.left_out:

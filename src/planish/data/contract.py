@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from planish.data import plain_dialogue
 from planish.data.fault import Refused
 from planish.data.fields import FIELDS
 from planish.data.formats import FORMATS, Format, detect, fitting, holds
@@ -31,7 +31,7 @@ from planish.rows import (
     content_hash,
 )
 
-__all__ = ["Refused", "row_from"]
+__all__ = ["Judged", "Refused", "judged", "row_from"]
 
 ROWS: dict[str, type[Row]] = {
     "label": LabelRow,
@@ -51,17 +51,38 @@ _COLUMNS = {"chat": "message_columns", "extraction": "entity_columns"}
 Value = dict[str, Any]
 
 
+class Judged(NamedTuple):
+    """A record that holds to the contract: what its row is made of."""
+
+    shape: str
+    id: str
+    origin: Origin | None  # None: where it was read; else where it was first read
+    group: str | None
+    extra: Value
+    fields: Value
+
+    def row(self, origin: Origin) -> Row:
+        """The row; `origin` is where it was read."""
+        row: Row = ROWS[self.shape](id=self.id, origin=self.origin or origin, group=self.group, extra=self.extra, **self.fields)
+        return row
+
+
 def row_from(
     value: Value, *, origin: Origin, shape: str | None = None, labels: Sequence[str] | None = None, group_by: str | None = None, id: str | None = None
 ) -> Row:
-    """One record as a row. Its id is `id`, its own `id` column, or the first 16 hex digits of the hash of its trained fields. Raises Refused.
+    """One record as a row, as `judged` says. Raises Refused."""
+    return judged(value, shape=shape, labels=labels, group_by=group_by, id=id).row(origin)
+
+
+def judged(value: Value, *, shape: str | None = None, labels: Sequence[str] | None = None, group_by: str | None = None, id: str | None = None) -> Judged:
+    """One record, held to the contract. Its id is `id`, its own `id` column, or the first 16 hex digits of the hash of its trained fields. Raises Refused.
 
     A record of a data set's own rows.jsonl becomes the row it was: columns, origin and group. Every column that the shape does not train on is kept in `extra`,
     the group's included; null keys of single turns, which Parquet adds, are not.
     """
     stored = _stored(value) if "origin" in value and "shape" in value else None
     if stored is not None:
-        value, origin = stored.columns, stored.origin
+        value = stored.columns
     columns: Value = {}
     if stored is not None and shape in (None, stored.shape):
         made, fields, extra = stored.shape, FIELDS[stored.shape](value, labels, columns), stored.extra
@@ -78,24 +99,14 @@ def row_from(
     group = stored.group if stored is not None and value.get(group_by or "") is None else _group(value, group_by)
     if columns:
         extra[_COLUMNS.get(made, "message_columns")] = columns
-    row: Row = ROWS[made](id=own, origin=origin, group=group, extra=extra, **fields)
-    return row
+    return Judged(made, own, stored.origin if stored is not None else None, group, extra, fields)
 
 
 def content_id(shape: str, fields: Value) -> str:
     """The first 16 hex digits of `content_hash` over the shape and its fields."""
-    plain = _plain_dialogue(fields["messages"]) if shape == "chat" and len(fields) == 1 else None
-    return content_hash({"shape": shape, **fields})[:16] if plain is None else hashlib.sha256(plain.encode()).hexdigest()[:16]
-
-
-def _plain_dialogue(messages: list[Value]) -> str | None:
-    """The canonical JSON of a dialogue whose turns hold role and content only, written directly: it is most rows of most files. None for any other."""
-    turns = []
-    for message in messages:
-        if len(message) != 2:
-            return None
-        turns.append(f'{{"content":{encode_basestring(message["content"])},"role":"{message["role"]}"}}')
-    return f'{{"messages":[{",".join(turns)}],"shape":"chat"}}'
+    if not plain_dialogue.is_plain(shape, fields):
+        return content_hash({"shape": shape, **fields})[:16]
+    return hashlib.sha256(plain_dialogue.canonical(fields["messages"]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,10 @@ MAX_DIGITS = 400
 SHORTEST_ECHO = 20
 """Prompts of fewer characters are not looked for in an answer: they occur by chance."""
 
-_MARK = re.compile(r"####|\\boxed\s*\{|(?:the\s+)?(?:final\s+)?\banswer\b\W{0,4}?(?:\bis\b\s*:?|[:=])", re.IGNORECASE)
+_MARK = re.compile(
+    r"####|\\boxed\s*\{|(?:the\s+)?(?:final\s+)?\banswer\b(?:\s+to\s+(?:this|the|your)\s+(?:\w+\s+)?(?:problem|question|equation|sum))?\W{0,4}?(?:\bis\b\s*:?|[:=])",
+    re.IGNORECASE,
+)
 _COURTESY = re.compile(r"\.?\s*I hope it is correct\.?\s*\Z")
 _MARKUP = " \t\r\n*_`:"
 _NUMBER = re.compile(

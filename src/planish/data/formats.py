@@ -150,15 +150,17 @@ FORMATS = (
 
 
 @lru_cache(maxsize=4096)  # the rows of a file share a few sets of keys
-def _with_keys(keys: tuple[str, ...]) -> tuple[Format, ...]:
+def _with_keys(keys: tuple[str, ...]) -> tuple[tuple[Format, bool], ...]:
+    """The formats that have all their keys among these, and of each whether the keys alone say that a record is of it."""
     held = set(keys)
-    return tuple(known for known in FORMATS if held.issuperset(known.keys))
+    found = [known for known in FORMATS if held.issuperset(known.keys)]
+    return tuple((known, held.isdisjoint(known.never) and (known.when is None or (known.when is _not_judged and "label" not in held))) for known in found)
 
 
 def fitting(value: Value, shape: str | None = None) -> Format | None:
     """The first format of `shape` (None: of any) that the record has. A record asked for its text alone may hold whatever else."""
-    for known in _with_keys(tuple(value)):
-        if (shape is None or known.shape == shape) and ((shape == "text" and known.name == "text") or known.fits(value)):
+    for known, sure in _with_keys(tuple(value)):
+        if (shape is None or known.shape == shape) and (sure or (shape == "text" and known.name == "text") or known.fits(value)):
             return known
     return None
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planish.data.minhash import crossing
-from planish.data.overlap import HELD, NGrams
-from planish.data.shingles import Shingles
+from planish.data.overlap import HELD, NGrams, matches
+from planish.data.ragged import Ragged
+from planish.data.sketch import Sketched
 from planish.data.table import Keys
-from planish.data.traces import Trace
+from planish.data.traces import Traces
+
+_MARKED = 20  # bits of a digest in a table that fits the processor's cache
 
 
 class Leak(NamedTuple):
@@ -31,41 +35,70 @@ class HeldOut:
         self.names: list[str] = []
         self.kinds: list[str] = []
         self._exact: dict[bytes, int] = {}
-        self._shingles: list[bytes] = []
-        self._asked: list[bytes] = []
+        self._traces: list[Traces] = []
 
-    def add(self, kind: str, rows: Iterable[tuple[str, Keys, Trace]]) -> None:
+    def add(self, kind: str, names: Sequence[str], keys: Sequence[Keys], traced: Traces) -> None:
         """Take rows with their names; the first of several equal ones stands for them."""
-        for name, keys, traced in rows:
-            for digest in {keys.question, traced.prompt} - {b""}:
-                self._exact.setdefault(digest, len(self.names))
-            self.names.append(name)
-            self.kinds.append(kind)
-            self._shingles.append(traced.shingles)
-            self._asked.append(traced.asked)
+        prompts = _digests(traced)
+        for number, (key, prompt) in enumerate(zip(keys, prompts, strict=True), start=len(self.names)):
+            self._exact.setdefault(key.question, number)
+            if prompt:
+                self._exact.setdefault(prompt, number)
+        self.names += names
+        self.kinds += [kind] * len(names)
+        self._traces.append(traced)
 
     @cached_property
     def ngrams(self) -> tuple[NGrams, NGrams]:
         """13-grams of the long questions, 5-grams of the short ones."""
-        return NGrams.long_and_short(self._asked)
+        return NGrams.long_and_short(Ragged.joined([traced.asked for traced in self._traces]))
 
-    def copied(self, keys: Sequence[Keys], traces: Sequence[Trace]) -> Iterator[Leak]:
-        """Exact repeats (score 1) and shared n-grams (score: the share of the held-out question's n-grams)."""
-        for row, (key, traced) in enumerate(zip(keys, traces, strict=True)):
-            held = self._exact.get(key.question, self._exact.get(traced.prompt))
+    @cached_property
+    def near(self) -> Sketched:
+        """The questions as sets."""
+        return Sketched.joined([traced.near for traced in self._traces])
+
+    @cached_property
+    def _marked(self) -> NDArray[np.bool_]:
+        """Which lowest bits some digest has."""
+        marked = np.zeros(1 << _MARKED, bool)
+        marked[_low(b"".join(self._exact))] = True
+        return marked
+
+    def repeated(self, keys: Sequence[Keys], traced: Traces) -> Iterator[Leak]:
+        """Exact repeats (score 1)."""
+        questions = _low(b"".join([key.question for key in keys]))
+        maybe = np.flatnonzero(self._marked[questions] | self._marked[_low(traced.prompt.tobytes())])  # nearly all rows end here
+        prompts = traced.prompt[maybe]
+        for row, prompt in zip(maybe.tolist(), prompts, strict=True):
+            held = self._exact.get(keys[row].question, self._exact.get(prompt.tobytes()))
             if held is not None:
                 yield Leak(row, held, "exact", 1.0)
-        for grams, least in zip(self.ngrams, (0.0, HELD), strict=True):
-            for match in grams.matches((traced.body for traced in traces), least):
-                yield Leak(match.row, match.held, f"{match.n}-gram", match.score)
 
-    def nearly(self, prompts: Shingles, threshold: float) -> tuple[list[Leak], int]:
+    def nearly(self, prompts: Sketched, threshold: float) -> tuple[list[Leak], int]:
         """For each row whose prompt reaches a Jaccard of `threshold` with a held-out one, the nearest; and how many pairs were not compared."""
-        own = Shingles.of(self._shingles)
-        sets = Shingles.joined([own, prompts])
-        found = crossing(sets, np.flatnonzero(own.sizes), len(own) + np.flatnonzero(prompts.sizes), threshold)
+        found = crossing(self.near, prompts, threshold)
         nearest: dict[int, Leak] = {}
-        for index, row, score in zip(found.left.tolist(), (found.right - len(own)).tolist(), found.jaccard.tolist(), strict=True):
+        for index, row, score in zip(found.left.tolist(), found.right.tolist(), found.jaccard.tolist(), strict=True):
             if row not in nearest or score > nearest[row].score:
                 nearest[row] = Leak(row, index, "near", score)
         return [nearest[row] for row in sorted(nearest)], found.left_out
+
+
+def copied(helds: Sequence[HeldOut], keys: Sequence[Keys], traced: Traces) -> Iterator[tuple[HeldOut, Leak]]:
+    """What rows copy of held-out ones: exact repeats, then shared n-grams (score: the share of the held-out question's n-grams); for each of `helds`, in one pass."""
+    for held in helds:
+        yield from ((held, leak) for leak in held.repeated(keys, traced))
+    for grams, least in zip(zip(*(held.ngrams for held in helds), strict=True), (0.0, HELD), strict=True):
+        for which, match in matches(grams, traced.body, least):
+            yield helds[which], Leak(match.row, match.held, f"{match.n}-gram", match.score)
+
+
+def _digests(traced: Traces) -> list[bytes]:
+    """The prompts' digests one by one; empty where there is none."""
+    return [digest if any(digest) else b"" for digest in map(bytes, traced.prompt)]
+
+
+def _low(digests: bytes) -> NDArray[np.uint64]:
+    """The lowest bits of each of some digests."""
+    return np.frombuffer(digests, "<u8")[::2] & np.uint64((1 << _MARKED) - 1)

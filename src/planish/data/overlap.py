@@ -6,7 +6,7 @@ row are often a mere turn of phrase.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from planish.data.shingles import chunks, ngrams
+from planish.data.ragged import Ragged
+from planish.data.shingles import ngrams
 
 LONG, SHORT = 13, 5
 """Words of an n-gram, for texts of at least 26 words and for shorter ones."""
@@ -53,10 +54,10 @@ class NGrams:
     common: int
 
     @staticmethod
-    def of(texts: Iterable[bytes], n: int, *, least: int = 0, below: int | None = None) -> NGrams:
-        """From the `word_units` of each text; texts of fewer than `least` words, or of `below` or more, are left out."""
+    def of(texts: Ragged, n: int, *, least: int = 0, below: int | None = None) -> NGrams:
+        """From the words of each text; texts of fewer than `least` words, or of `below` or more, are left out."""
         hashes, owner, first = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], 0
-        for flat, lengths in chunks(texts):
+        for flat, lengths in texts.parts():
             made, of = ngrams(flat, lengths, n)
             fits = (lengths[of] >= least) & (lengths[of] < below if below is not None else True)
             hashes.append(made[fits])
@@ -82,26 +83,33 @@ class NGrams:
         return marked
 
     @staticmethod
-    def long_and_short(texts: Sequence[bytes]) -> tuple[NGrams, NGrams]:
+    def long_and_short(texts: Ragged) -> tuple[NGrams, NGrams]:
         """13-grams of the texts of 26 words or more, 5-grams of the shorter ones with at least three."""
         return NGrams.of(texts, LONG, least=LONG_TEXT), NGrams.of(texts, SHORT, least=SHORT + LEAST - 1, below=LONG_TEXT)
 
-    def matches(self, texts: Iterable[bytes], least: float) -> Iterator[Match]:
-        """For each text the evaluation text it holds most of, where that is at least the share `least` (0: one n-gram)."""
-        before = 0
-        for flat, lengths in chunks(texts):
-            made, row = ngrams(flat, lengths, self.n)
-            maybe = self._marked[made & _LOWEST]  # nearly all end here, without a search
-            made, row = made[maybe], row[maybe]
-            begin = np.searchsorted(self.hashes, made)
-            reps = np.searchsorted(self.hashes, made, "right") - begin
-            if reps.any():
-                at = np.repeat(begin - (np.cumsum(reps) - reps), reps) + np.arange(reps.sum())
-                held = np.unique(np.stack([np.repeat(row, reps), self.owner[at], at], axis=1), axis=0)  # an n-gram that a text says twice counts once
-                pairs, counts = np.unique(held[:, :2], axis=0, return_counts=True)
-                share = counts / self.sizes[pairs[:, 1]]
-                order = np.lexsort((pairs[:, 1], -share, pairs[:, 0]))
-                best = order[np.concatenate(([True], np.diff(pairs[order, 0]) != 0))]
-                for index in best[share[best] >= least]:
-                    yield Match(int(pairs[index, 0]) + before, int(pairs[index, 1]), self.n, float(share[index]))
-            before += len(lengths)
+    def held(self, made: NDArray[np.uint64], row: NDArray[np.int64], least: float) -> Iterator[Match]:
+        """For each row that the n-grams `made` are of, the evaluation text it holds most of, where that is at least the share `least` (0: one n-gram)."""
+        maybe = self._marked[made & _LOWEST]  # nearly all end here, without a search
+        made, row = made[maybe], row[maybe]
+        begin = np.searchsorted(self.hashes, made)
+        reps = np.searchsorted(self.hashes, made, "right") - begin
+        if reps.any():
+            at = np.repeat(begin - (np.cumsum(reps) - reps), reps) + np.arange(reps.sum())
+            held = np.unique(np.stack([np.repeat(row, reps), self.owner[at], at], axis=1), axis=0)  # an n-gram that a text says twice counts once
+            pairs, counts = np.unique(held[:, :2], axis=0, return_counts=True)
+            share = counts / self.sizes[pairs[:, 1]]
+            order = np.lexsort((pairs[:, 1], -share, pairs[:, 0]))
+            best = order[np.concatenate(([True], np.diff(pairs[order, 0]) != 0))]
+            for index in best[share[best] >= least]:
+                yield Match(int(pairs[index, 0]), int(pairs[index, 1]), self.n, float(share[index]))
+
+
+def matches(kinds: Sequence[NGrams], texts: Ragged, least: float) -> Iterator[tuple[int, Match]]:
+    """What each text holds most of, as `NGrams.held` gives it, with the place in `kinds` of the n-grams it holds; these are of one length."""
+    wanted = [place for place, grams in enumerate(kinds) if len(grams.hashes)]
+    before = 0
+    for flat, lengths in texts.parts() if wanted else ():
+        made, row = ngrams(flat, lengths, kinds[wanted[0]].n)
+        for place in wanted:
+            yield from ((place, match._replace(row=match.row + before)) for match in kinds[place].held(made, row, least))
+        before += len(lengths)

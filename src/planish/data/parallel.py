@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,7 +29,7 @@ def cores() -> int:
 def map_chunks(function: Callable[[list[T]], R], items: Iterable[T], *, chunk: int = CHUNK) -> Iterator[R]:
     """`function` of each run of `chunk` items, in order. Long input goes to forked processes where a fork is safe; all else is worked on here.
 
-    `function` and what it takes and gives must be picklable. An exception in a process is raised here.
+    What `function` takes and gives must be picklable; itself it is copied with the process, and all that it holds. An exception in a process is raised here.
     """
     source = iter(items)
     chunks = iter(lambda: list(islice(source, chunk)), [])
@@ -37,14 +37,26 @@ def map_chunks(function: Callable[[list[T]], R], items: Iterable[T], *, chunk: i
     if len(ahead) < 2 or cores() < 2 or not may_fork():
         yield from map(function, chain(ahead, chunks))
         return
-    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork"), initializer=gc.disable) as pool:
-        waiting: deque[Future[R]] = deque(pool.submit(function, part) for part in ahead)
+    with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("fork"), initializer=_begin, initargs=(function,)) as pool:
+        waiting: deque[Future[R]] = deque(pool.submit(_work, part) for part in ahead)
         for part in chunks:
-            if len(waiting) > cores():
+            if len(waiting) > 2 * cores():
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(function, part))
+            waiting.append(pool.submit(_work, part))
         while waiting:
             yield waiting.popleft().result()
+
+
+_worked_by: list[Callable[[Any], Any]] = []  # in a forked process alone: what it is there for
+
+
+def _begin(function: Callable[[list[T]], R]) -> None:
+    gc.disable()
+    _worked_by[:] = [function]
+
+
+def _work(part: list[Any]) -> Any:
+    return _worked_by[0](part)
 
 
 @contextmanager
@@ -60,8 +72,15 @@ def uncollected() -> Iterator[None]:
 
 
 def may_fork() -> bool:
-    """Whether this process may be copied: not while another thread of it runs, as a lock that one holds would stay held in the copy.
+    """Whether this process may be copied: not while another thread of it works, as a lock that one holds would stay held in the copy.
 
-    What is mapped here computes with no library that keeps threads of its own (torch), so those of the parent are no hindrance.
+    What is mapped here computes with no library that keeps threads of its own (torch), so those of the parent are no hindrance; nor are Python's own that sleep until
+    somebody needs them, as libraries leave behind: they hold nothing that is used here.
     """
-    return sys.platform == "linux" and threading.active_count() == 1
+    return sys.platform == "linux" and all(thread is threading.current_thread() or _sleeps(thread) for thread in threading.enumerate())
+
+
+def _sleeps(thread: threading.Thread) -> bool:
+    """Whether a thread that nobody waits for waits itself."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return thread.daemon and frame is not None and frame.f_code is threading.Condition.wait.__code__

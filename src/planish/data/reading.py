@@ -5,28 +5,25 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate, chain, islice
-from json.encoder import encode_basestring_ascii
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from planish.data import mapping as columns
+from planish.data import plain_dialogue
+from planish.data.accepted import Accepted, Part, RawText
 from planish.data.clean import Change, cleaned
 from planish.data.containers import Lines, Record, read_blocks, read_records, records_of
-from planish.data.contract import row_from
+from planish.data.contract import judged
 from planish.data.fault import Fault, Refused
 from planish.data.finding import Finding
 from planish.data.formats import fitting
 from planish.data.parallel import CHUNK, map_chunks, uncollected
-from planish.data.spool import Spool
-from planish.data.table import ROW, Keys, Table, keys_of, line_of
+from planish.data.table import Keys, Table, keys_of, line_of
 from planish.errors import InputError, Problem
 from planish.rows import MALFORMED, NoteCode, Origin, RejectedRow, Row
 
@@ -37,18 +34,6 @@ MALFORMED_SHARE = 0.05
 
 SHOWN = 20
 """How many bad lines an error lists."""
-
-
-@dataclass(frozen=True)
-class RawText:
-    """The raw text of every accepted row by id, on disk: a row that is set aside later keeps it."""
-
-    spool: Spool
-    at: Mapping[str, int]
-
-    def of(self, row_id: str) -> str:
-        """The text as it stood in the file."""
-        return str(json.loads(self.spool.line(self.at[row_id])))
 
 
 @dataclass(frozen=True)
@@ -126,14 +111,14 @@ def read_rows(
     else:
         columns.check(mapping, "data.mapping")
     wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by, mapping, tuple(clean))
-    accepted = _Accepted()
+    accepted = Accepted()
     rejected: list[RejectedRow] = []
     for path in paths:
         for part in map_chunks(partial(_take, wanted), _grouped(read_blocks(path)), chunk=1):
             accepted.add(part)
             rejected += part.rejected
     found = {key.label for key in accepted.keys if key.label is not None}
-    reading = accepted.reading(", ".join(map(str, paths)), rejected, wanted.labels if wanted.labels is not None else sorted(found), mapping)
+    reading = _reading(", ".join(map(str, paths)), accepted, rejected, wanted.labels if wanted.labels is not None else sorted(found), mapping)
     _refuse_file(reading, mixed, strict)
     return reading
 
@@ -149,59 +134,19 @@ def _found_out(path: Path, shape: str | None, labels: Sequence[str] | None) -> d
 
 def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labels: Sequence[str]) -> Reading:
     """Rows of an earlier version of a data set, read again; what they hold now is their raw text."""
-    accepted = _Accepted()
+    accepted = Accepted()
     for part in _grouped(rows):
-        lines = [line_of(row) for row in part]
-        raws = [json.dumps(line.decode().rstrip("\n")).encode() + b"\n" for line in lines]
-        accepted.add(_Part([tuple(keys_of(row)) for row in part], lines, raws, [], []))
-    return accepted.reading(file, rejected, labels, {})
+        held = Part()
+        for row in part:
+            held.add(keys_of(row), line := line_of(row), line.rstrip(b"\n"))
+        accepted.add(held)
+    return _reading(file, accepted, rejected, labels, {})
 
 
-class _Part(NamedTuple):
-    """A run of rows on its way to disk, in plain values that cost little to hand from process to process."""
-
-    keys: list[tuple[Any, ...]]
-    lines: list[bytes]
-    raws: list[bytes]
-    changes: list[tuple[int, Change]]  # the place of the row in this run, and what was tidied
-    rejected: list[RejectedRow]
-
-
-class _Accepted:
-    """The accepted rows on their way to disk."""
-
-    def __init__(self) -> None:
-        self.rows, self.raws = Spool(), Spool()
-        self.keys: list[Keys] = []
-        self._at: list[int] = []
-        self._raw_at: dict[str, int] = {}
-        self._changes: list[tuple[str, Change]] = []
-
-    def add(self, part: _Part) -> None:
-        """More rows; an id that another row has already becomes `…-2`, then `…-3`."""
-        keys = [Keys._make(each) for each in part.keys]
-        for place, key in enumerate(keys):
-            if key.id in self._raw_at:
-                keys[place], part.lines[place] = self._renamed(key, part.lines[place])
-            self._raw_at[keys[place].id] = -1
-        ends = list(accumulate(map(len, part.lines), initial=self.rows.append(b"".join(part.lines))))
-        raw_ends = accumulate(map(len, part.raws), initial=self.raws.append(b"".join(part.raws)))
-        self._at += ends[:-1]
-        self._raw_at.update(zip((key.id for key in keys), raw_ends, strict=False))
-        self._changes += [(keys[place].id, change) for place, change in part.changes]
-        self.keys += keys
-
-    def reading(self, file: str, rejected: Sequence[RejectedRow], labels: Sequence[str], mapping: Mapping[str, str]) -> Reading:
-        """Everything that was read."""
-        table = Table(self.rows, np.array(self._at, np.int64), tuple(self.keys))
-        raw = RawText(self.raws, self._raw_at)
-        return Reading(file, len(self.keys) + len(rejected), table, tuple(rejected), raw, tuple(labels), dict(mapping), tuple(self._changes))
-
-    def _renamed(self, key: Keys, line: bytes) -> tuple[Keys, bytes]:
-        number = 2
-        while (name := f"{key.id}-{number}") in self._raw_at:
-            number += 1
-        return key._replace(id=name), line_of(ROW.validate_json(line).model_copy(update={"id": name}))
+def _reading(file: str, accepted: Accepted, rejected: Sequence[RejectedRow], labels: Sequence[str], mapping: Mapping[str, str]) -> Reading:
+    """Everything that was read."""
+    n_in = len(accepted.keys) + len(rejected)
+    return Reading(file, n_in, accepted.table(), tuple(rejected), accepted.raw(), tuple(labels), dict(mapping), tuple(accepted.changes))
 
 
 def _grouped(items: Iterable[T]) -> Iterator[list[T]]:
@@ -211,34 +156,38 @@ def _grouped(items: Iterable[T]) -> Iterator[list[T]]:
         yield [first] if isinstance(first, Lines) else [first, *islice(source, CHUNK - 1)]
 
 
-def _take(wanted: Wanted, groups: list[list[Lines | Record]]) -> _Part:
+def _take(wanted: Wanted, groups: list[list[Lines | Record]]) -> Part:
     """The records of some blocks as rows on their way to disk, or refused."""
-    part = _Part([], [], [], [], [])
+    part = Part()
     for record in chain.from_iterable(records_of(block) for group in groups for block in group):
         fault, row_id = record.value, None
         if not isinstance(fault, Fault):
             try:
-                row, changes = _row(wanted, record, fault)
+                keys, line, changes = _row(wanted, record, fault)
             except Refused as refused:
                 own = fault.get("id")
                 row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
                 fault = refused.fault
             else:
                 part.changes.extend((len(part.keys), change) for change in changes)
-                part.keys.append(tuple(keys_of(row)))
-                part.lines.append(line_of(row))
-                part.raws.append(encode_basestring_ascii(record.raw).encode() + b"\n")  # as json.dumps writes a text
+                part.add(keys, line, record.raw.encode())
                 continue
         part.rejected.append(RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw))
     return part
 
 
-def _row(wanted: Wanted, record: Record, value: dict[str, Any]) -> tuple[Row, tuple[Change, ...]]:
-    """The row that is wanted of a record, and what was tidied in it. Raises Refused."""
+def _row(wanted: Wanted, record: Record, value: dict[str, Any]) -> tuple[Keys, bytes, tuple[Change, ...]]:
+    """Keys and stored line of the row that is wanted of a record, and what was tidied in it. Raises Refused."""
     named = columns.apply(value, wanted.mapping) if wanted.mapping else value
-    origin = Origin(file=record.file, line=record.line, sha256=record.sha256)
-    row = row_from(named, origin=origin, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
-    return cleaned(row, wanted.clean) if wanted.clean else (row, ())
+    made = judged(named, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+    if made.origin is None and not wanted.clean and plain_dialogue.is_plain(made.shape, made.fields):
+        messages = made.fields["messages"]
+        asked, said = plain_dialogue.digests(messages)
+        line = plain_dialogue.line(made.id, record.file, record.line, record.sha256, made.group, made.extra, messages)
+        return Keys(made.id, made.shape, made.group, None, record.line, asked + said, asked, said), line, ()
+    row = made.row(Origin(file=record.file, line=record.line, sha256=record.sha256))
+    row, changes = cleaned(row, wanted.clean) if wanted.clean else (row, ())
+    return keys_of(row), line_of(row), changes
 
 
 def _set_aside(row: Row, finding: Finding, raw: str) -> RejectedRow:

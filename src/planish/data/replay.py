@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from planish.data import general
-from planish.data.held_out import HeldOut, Leak
+from planish.data.held_out import HeldOut, copied
 from planish.data.reading import read_rows
-from planish.data.shingles import Shingles
-from planish.data.table import keys_of
+from planish.data.table import Table
 from planish.data.task import infer, make
-from planish.data.traces import trace
+from planish.data.traces import traces
 from planish.errors import InputError, Problem
 from planish.rows import ChatRow, Message, Origin, Row, TextRow
 
@@ -103,11 +102,10 @@ class Screened(NamedTuple):
 
 def screen(rows: Sequence[Row], evaluation: Sequence[Row]) -> Screened:
     """The rows that repeat no evaluation row: not exactly, not in a run of 13 words, not nearly. `leaks` are (row, evaluation row, method)."""
-    held = HeldOut()
-    held.add("gold", [(row.id, keys_of(row), trace(row)) for row in evaluation])
-    traces = [trace(row) for row in rows]
-    found: list[Leak] = list(held.copied([keys_of(row) for row in rows], traces)) if evaluation else []
-    found += held.nearly(Shingles.of([one.shingles for one in traces]), NEAR)[0] if evaluation and rows else []
+    held, against, own = HeldOut(), Table.of(evaluation), Table.of(rows)
+    held.add("gold", against.ids, against.keys, traces(against))
+    traced = traces(own)
+    found = [leak for _, leak in copied([held], own.keys, traced)] + held.nearly(traced.near, NEAR)[0]
     leaks = [(rows[leak.row].id, held.names[leak.held], leak.method) for leak in found]
     dropped = {row_id for row_id, _, _ in leaks}
     return Screened([row for row in rows if row.id not in dropped], leaks, {name for _, name, _ in leaks})

@@ -8,7 +8,6 @@ assignment and places new units by hash. `unused` holds gold rows over `gold_max
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
@@ -63,10 +62,7 @@ class _Unit:
     def __init__(self, key: str, rows: list[Keys]) -> None:
         self.key = key
         self.rows = rows
-        self.labels: dict[str, int] = {}
-        for row in rows:
-            label = _label(row)
-            self.labels[label] = self.labels.get(label, 0) + 1
+        self.labels = dict(Counter(map(_label, rows))) if len(rows) > 1 else {_label(rows[0]): 1}
 
 
 @uncollected()
@@ -104,12 +100,13 @@ def divide(
         chosen = _by_time(units, wanted) if times is not None else _greedy(units, wanted)
     assignment: dict[str, SplitName] = {}
     for unit, name in zip(units, chosen, strict=True):
-        assignment |= {row.id: stored.get(row.id, name) for row in unit.rows}
+        for row in unit.rows:
+            assignment[row.id] = stored.get(row.id, name)
     if gold_max is not None:
         assignment |= _over_cap([row.keys for row in placed if assignment[row.keys.id] == "gold"], gold_max, stored, seed)
     counts: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
-    for row in placed:
-        counts[assignment[row.keys.id]][_label(row.keys)] += 1
+    for (name, label), n in Counter((assignment[row.keys.id], _label(row.keys)) for row in placed).items():
+        counts[name][label] = n
     _refuse_absent(counts, needed=("gold", "train") if gold else ("train",))
     return Split(
         assignment={row.keys.id: assignment[row.keys.id] for row in placed},
@@ -137,8 +134,11 @@ def _hash(seed: int, key: str) -> int:
 
 def _joins(row: Keys, cluster: Mapping[str, str]) -> tuple[str, ...]:
     """What ties a row to others: its group, its question, its cluster. A question sorts behind every group, so a unit is named by its groups first."""
+    question = f"question {row.question.hex()}"
+    if row.group is None and row.id not in cluster:
+        return (question,)
     near = (cluster[row.id],) if row.id in cluster else ()
-    return ((f"group {row.group}",) if row.group is not None else ()) + (f"question {row.question.hex()}", *near)
+    return ((f"group {row.group}",) if row.group is not None else ()) + (question, *near)
 
 
 def _units(rows: Sequence[_Joined]) -> list[_Unit]:
@@ -158,13 +158,14 @@ def _units(rows: Sequence[_Joined]) -> list[_Unit]:
             root[second] = first
     members: dict[str, list[_Joined]] = defaultdict(list)
     for row in rows:
-        members[find(row.joins[0])].append(row)
+        members[find(row.joins[0]) if root else row.joins[0]].append(row)
     return [_unit(unit) for unit in members.values()]
 
 
 def _unit(rows: Sequence[_Joined]) -> _Unit:
     if len(rows) == 1:
-        return _Unit(min(rows[0].joins[:2], key=_cluster_last), [rows[0].keys])
+        joins = rows[0].joins
+        return _Unit(joins[0] if len(joins) == 1 else min(joins[:2], key=_cluster_last), [rows[0].keys])
     return _Unit(min((key for row in rows for key in row.joins), key=_cluster_last), sorted((row.keys for row in rows), key=lambda keys: keys.id))
 
 
@@ -207,20 +208,27 @@ def _greedy(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[
     have: dict[SplitName, Counter[str]] = {name: Counter() for name in targets}
     sides = [(name, have[name], {label: count * share for label, count in totals.items()}) for name, share in targets.items()]
     chosen: list[SplitName] = []
+    # most units are one row: what it would cost on each side
+    single = {label: [(1 + 2 * (held[label] - want[label])) / want[label] for _, held, want in sides] for label in totals}
     for unit in units:
-        best, least = sides[0][0], math.inf
-        for name, held, want in sides:
-            cost = 0.0
-            for label, n in unit.labels.items():
-                cost += n * (n + 2 * (held[label] - want[label])) / want[label]
-            if cost < least:
-                best, least = name, cost
+        costs = single[next(iter(unit.labels))] if len(unit.rows) == 1 else [_cost(unit.labels, held, want) for _, held, want in sides]
+        best = costs.index(min(costs))
+        name, held, want = sides[best]
         for label, n in unit.labels.items():
-            have[best][label] += n
-        chosen.append(best)
+            held[label] += n
+            single[label][best] = (1 + 2 * (held[label] - want[label])) / want[label]
+        chosen.append(name)
     if "gold" in targets:
         _lend_to_gold(units, chosen, have)
     return chosen
+
+
+def _cost(labels: Mapping[str, int], held: Mapping[str, int], want: Mapping[str, float]) -> float:
+    """What rows of these labels add to the distance of a side."""
+    cost = 0.0
+    for label, n in labels.items():
+        cost += n * (n + 2 * (held[label] - want[label])) / want[label]
+    return cost
 
 
 def _lend_to_gold(units: Sequence[_Unit], chosen: list[SplitName], have: Mapping[SplitName, Counter[str]]) -> None:

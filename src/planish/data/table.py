@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -77,8 +78,8 @@ class Table:
         return self.spool.lines(self.at.tolist())
 
     def map(self, function: Callable[[Row], R]) -> Iterator[R]:
-        """`function` of every row, in order, on every core where there are many. It must be picklable: a function of a module, or a partial of one."""
-        for part in map_chunks(partial(_apply, function), self.lines()):
+        """`function` of every row, in order, on every core where there are many. What it gives must be picklable."""
+        for part in map_chunks(partial(_apply, self.spool, function), self.at.tolist()):
             yield from part
 
     def without(self, ids: Collection[str]) -> Table:
@@ -90,7 +91,7 @@ class Table:
     def where(self, kept: Iterable[bool]) -> Table:
         """The rows for which `kept` says so."""
         chosen = np.fromiter(kept, bool, len(self.keys))
-        return Table(self.spool, self.at[chosen], tuple(self.keys[index] for index in np.flatnonzero(chosen)))
+        return Table(self.spool, self.at[chosen], tuple(compress(self.keys, chosen.tolist())))
 
 
 def line_of(row: Row) -> bytes:
@@ -98,5 +99,5 @@ def line_of(row: Row) -> bytes:
     return row.__pydantic_serializer__.to_json(row) + b"\n"  # its own serialiser: that of `ROW` would try every shape's
 
 
-def _apply(function: Callable[[Row], R], lines: list[bytes]) -> list[R]:
-    return [function(ROW.validate_json(line)) for line in lines]
+def _apply(spool: Spool, function: Callable[[Row], R], places: list[int]) -> list[R]:
+    return [function(ROW.validate_json(line)) for line in spool.lines(places)]

@@ -12,6 +12,7 @@ from typing import Any
 from planish.data.tree import Sequence
 from planish.errors import InputError, Problem
 from planish.model.mask import Dialogue, Masked, Masker, Turns
+from planish.model.plain_masks import PlainMasks
 from planish.model.template import Refused as Refused
 from planish.model.template import Rendering, Template
 from planish.model.token_ids import TokenIds
@@ -63,6 +64,11 @@ class Chat:
         """The tokenizer for batches."""
         return TokenIds(self.tokenizer)
 
+    @cached_property
+    def plain_masks(self) -> PlainMasks:
+        """What `masks` gives of dialogues that only talk, many at once."""
+        return PlainMasks(self.template, self.tokens, self.ends, self.bos)
+
     @property
     def template_hash(self) -> str:
         """sha256 of the template's text."""
@@ -70,8 +76,10 @@ class Chat:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """What the tokenizer is, however it was saved: its words with their ids, and what it makes of a text."""
-        return content_hash({"vocabulary": self.tokenizer.get_vocab(), "trial": self.encode(_TRIAL)})
+        """What the tokenizer is, however it was saved: its words with their ids, how they are merged, and what it makes of a text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        merges = json.loads(backend.to_str())["model"].get("merges") if backend is not None else None
+        return content_hash({"vocabulary": self.tokenizer.get_vocab(), "merges": merges, "trial": self.encode(_TRIAL)})
 
     @cached_property
     def ends(self) -> frozenset[int]:

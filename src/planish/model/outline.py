@@ -62,10 +62,17 @@ class Outline:
     pieces: tuple[str | Place, ...]
     answers: tuple[Answer, ...]
 
+    def agrees(self, contents: Seq[str]) -> bool:
+        """Whether the template goes this way for these contents."""
+        try:
+            return all(answer.asked(answer.place.text(contents), *answer.arguments) == answer.told for answer in self.answers)
+        except IndexError:  # a part that was taken does not exist
+            return False
+
     def filled(self, contents: Seq[str]) -> str | None:
         """The rendering of these contents; None where the template would go another way."""
         try:
-            if any(answer.asked(answer.place.text(contents), *answer.arguments) != answer.told for answer in self.answers):
+            if not self.agrees(contents):
                 return None
             return "".join([piece if isinstance(piece, str) else piece.text(contents) if piece.steps else contents[piece.content] for piece in self.pieces])
         except IndexError:
@@ -76,13 +83,13 @@ class Outlines:
     """The outlines of one template that is `given` the same around the turns, by the roles of the turns."""
 
     def __init__(self, compiled: Any, template: str, given: dict[str, Any]) -> None:
-        self._compiled, self._given = compiled, given
-        self._follows = follows(compiled.environment, template)
+        self.compiled, self.given = compiled, given
+        self.follows = follows(compiled.environment, template)
         self._known: dict[tuple[str, ...], list[Outline | None]] = {}
 
     def filled(self, roles: tuple[str, ...], contents: Seq[str]) -> str | None:
         """The rendering of a dialogue of plain turns; None where the template has to be asked itself."""
-        if not self._follows:
+        if not self.follows:
             return None
         if len(self._known) > SHAPES:
             self._known.clear()
@@ -92,7 +99,7 @@ class Outlines:
                 return None if one is None else text
         if len(known) == WAYS:
             return None
-        known.append(outline(self._compiled, self._given, roles, contents))
+        known.append(outline(self.compiled, self.given, roles, contents))
         return self.filled(roles, contents)
 
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 from planish.errors import InputError, Problem
-from planish.model.outline import Outlines
+from planish.model.outline import Outline, Outlines, outline
 from planish.rows import Message, RejectCode, ToolCall
 
 _PROBE_TOOL = {
@@ -87,6 +87,11 @@ class Template:
         filled = [None if plain is None else outlines[one.prompt].filled(*plain) for one, plain in zip(wanted, said, strict=True)]
         others = iter(self._rendered([one for one, text in zip(wanted, filled, strict=True) if text is None]))
         return [next(others) if text is None else text for text in filled]
+
+    def outline(self, roles: tuple[str, ...], contents: Iterable[str], prompt: bool) -> Outline | None:
+        """What the template writes for plain turns of these roles without tools, contents left open; None where it cannot be followed."""
+        outlines = self._outlines(prompt)
+        return outline(outlines.compiled, outlines.given, roles, list(contents)) if outlines.follows else None
 
     def _rendered(self, wanted: list[Rendering]) -> list[str | Refused]:
         found: list[str | Refused] = []

@@ -21,7 +21,8 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = frozenset({_LETTERS + r"\p{N}" + _REST, _LETTERS + r"\p{N}{1,3}" + _REST})
 """The pre-tokeniser patterns of Qwen 2 and 3, and of Llama 3 and GPT-4. As in GPT-2's, only white space is matched together with a blank behind it, and it leaves that
 blank to a letter that follows."""
-_BEFORE_WORD = re.compile(r" (?=[A-Za-z])")
+BEFORE_WORD = re.compile(r" (?=[A-Za-z])")
+"""Where a part is cut. The blank belongs to the word behind it."""
 _AROUND_LETTERS = re.compile(r"(?<=[A-Za-z])(?=[!-/:-@\[-`{-~\n])|(?<=[!-~]\n)(?=[A-Za-z])")
 """Between letters and a mark or a line break behind them, as nothing but letters is matched after letters; and behind a single line break."""
 KNOWN_WORDS, KNOWN_PARTS = 1 << 16, 1 << 13
@@ -40,7 +41,7 @@ class TokenIds:
         self.tokenizer = tokenizer
         self._parts = _Learnt(self._part)
         self._begins = _Learnt(self._text)  # what a part begins with
-        self._words = _Learnt(lambda word: self._text(f" {word}"))  # what follows a blank; the blank is in the ids, not in the key
+        self._words = _Learnt(self.behind)  # what follows a blank; the blank is in the ids, not in the key
         self._pieces = _Learnt(self._piece)  # what the two are made of: letters, and what is not
 
     def of(self, texts: Seq[str]) -> list[list[int]]:
@@ -51,7 +52,7 @@ class TokenIds:
             if len(known) > most:
                 known.clear()
         self._parts.update(self._own)  # what was added to the vocabulary is never divided
-        return [_joined(self._parts, parts) for parts in map(self._at_added, texts)]
+        return [_joined(self._parts, parts) for parts in map(self.at_added, texts)]
 
     def whole(self, texts: Seq[str]) -> list[list[int]]:
         """The tokenizer's own answer for whole texts."""
@@ -65,8 +66,18 @@ class TokenIds:
         found = self._special.search(text) if self._special else None
         return found.group() if found else None
 
+    def begin(self, text: str) -> list[int]:
+        """Ids of a part up to its first `BEFORE_WORD`."""
+        return self._text(text)
+
+    def behind(self, word: str) -> list[int]:
+        """Ids of what stands between two cuts at `BEFORE_WORD`, with the blank before it, which the word is given without."""
+        if word.isascii() and word.isalpha():
+            return self._letters(f"{self._blank}{word}")
+        return self._text(f" {word}")
+
     def _part(self, part: str) -> list[int]:
-        begin, *words = _BEFORE_WORD.split(part)
+        begin, *words = BEFORE_WORD.split(part)
         return self._begins[begin] + _joined(self._words, words)
 
     def _text(self, text: str) -> list[int]:
@@ -76,8 +87,11 @@ class TokenIds:
     def _piece(self, piece: str) -> list[int]:
         """Letters alone are one match, so the merges can be given them as they are: three times as fast as with all that is around the merges."""
         if piece.isascii() and piece.removeprefix(" ").isalpha():
-            return [token.id for token in self._model.tokenize(piece.replace(" ", self._blank))]
+            return self._letters(piece.replace(" ", self._blank))
         return self.whole([piece])[0]
+
+    def _letters(self, letters: str) -> list[int]:
+        return [token.id for token in self._model.tokenize(letters)]
 
     @cached_property
     def _own(self) -> dict[str, list[int]]:
@@ -103,7 +117,8 @@ class TokenIds:
         return _any_of(self.tokenizer.get_added_vocab())
 
     @property
-    def _at_added(self) -> Callable[[str], list[str]]:
+    def at_added(self) -> Callable[[str], list[str]]:
+        """Cuts a text before and behind each added token."""
         return self._added.split if self._added else lambda text: [text]
 
     @cached_property
@@ -120,7 +135,7 @@ class TokenIds:
         if any(token.lstrip or token.rstrip or token.single_word or (token.normalized and backend.normalizer is not None) for token in added):
             return False
         trial = _TRIAL.join(["", *self.tokenizer.get_added_vocab(), ""])
-        pieces = [piece for part in self._at_added(trial) for piece in ([part] if part in self._own else _pieces(part))]
+        pieces = [piece for part in self.at_added(trial) for piece in ([part] if part in self._own else _pieces(part))]
         return list(chain.from_iterable(self.whole(pieces))) == self.whole([trial])[0]
 
 
@@ -142,7 +157,7 @@ def _joined(known: _Learnt, texts: Iterable[str]) -> list[int]:
 
 
 def _pieces(part: str) -> list[str]:
-    begin, *rest = _BEFORE_WORD.split(part)
+    begin, *rest = BEFORE_WORD.split(part)
     return [piece for word in (begin, *(f" {word}" for word in rest)) for piece in _AROUND_LETTERS.split(word)]
 
 

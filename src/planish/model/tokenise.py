@@ -8,21 +8,27 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import chain, groupby, islice
+from json.encoder import encode_basestring
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from planish.data.parallel import map_chunks, uncollected
+from planish.data.spool import Spool
 from planish.data.table import ROW, Table, line_of
 from planish.data.task import Task
+from planish.model import token_part
 from planish.model.chat import Chat
+from planish.model.dialogue_plan import Talk
 from planish.model.fit import Policy, fit
 from planish.model.mask import Dialogue, Masked, Turns
 from planish.model.template import Refused
-from planish.model.token_store import ARRAYS, MANIFEST, Fault, TokenStore
+from planish.model.token_part import Encoded, Part, Runs
+from planish.model.token_store import ARRAYS, MANIFEST, TokenStore
 from planish.rows import RejectCode, Row, canonical_json, content_hash
 from planish.store.objects import file_hash, write_folder
 
@@ -58,6 +64,11 @@ class How:
             raise ValueError("an objective's own encoding needs its `meaning`, or another one's store would be taken for its own")
 
     @property
+    def takes_dialogues(self) -> bool:
+        """Whether a dialogue is made into tokens as it stands."""
+        return self.encode is None and (self.task is None or "chat" in self.task.kind.rows)
+
+    @property
     def key(self) -> dict[str, Any]:
         """By content: the tokenizer's files, the template and every option."""
         names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -78,50 +89,51 @@ def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | N
     folder = root / key
     if not (folder / MANIFEST).is_file():
         _chat(how.model, how.template)  # opened before the fork, so that every process has it
-        items: Iterable[Any] = rows.lines() if isinstance(rows, Table) else rows
-        chunks = map_chunks(partial(_chunk, how), items, chunk=CHUNK)
-        write_folder(folder, lambda partial_folder: _write(partial_folder, chunks, how))
+        items: Iterable[Any] = rows.at.tolist() if isinstance(rows, Table) else rows
+        chunks = map_chunks(partial(_chunk, how, rows.spool if isinstance(rows, Table) else None), items, chunk=CHUNK)
+        write_folder(folder, lambda partial_folder: _write(partial_folder, chain.from_iterable(chunks), how))
     return TokenStore(folder)
 
 
-class _Part(NamedTuple):
-    """A chunk of rows as arrays; places are counted from the chunk's beginning."""
+def _chunk(how: How, spool: Spool | None, items: list[Any]) -> list[Part]:
+    """The arrays of some rows, which are given as they are, or by their places in a spool.
 
-    arrays: dict[str, NDArray[Any]]
-    row_ids: list[str]
-    faults: list[Fault]
-
-
-def _chunk(how: How, items: list[Any]) -> _Part:
-    rows: list[Row] = [ROW.validate_json(item) if isinstance(item, bytes) else item for item in items]
+    Rows that only talk are laid out without being rendered. The first of them is rendered all the same: where the two differ, which they never should, all are.
+    """
     chat = _chat(how.model, how.template)
-    columns: dict[str, list[Any]] = {name: [] for name in ARRAYS}
-    row_ids, faults = list[str](), list[Fault]()
-    for row, made in zip(rows, _examples(rows, how, chat), strict=True):
-        if isinstance(made, Refused):
-            faults.append(Fault(row.id, made.code, made.why))
-            continue
-        sequences, share = made
-        for ids, runs, given in sequences:
-            columns["given"] += given
-            columns["given_ends"].append(len(columns["given"]))
-            begin = len(columns["ids"])
-            columns["ids"] += ids
-            columns["ends"].append(begin + len(ids))
-            columns["spans"] += [(begin + start, begin + stop) for start, stop, _ in runs]
-            columns["span_weights"] += [weight for _, _, weight in runs]
-        columns["rows"].append(len(columns["ends"]))
-        columns["shares"].append(share)
-        row_ids.append(row.id)
-    return _Part({name: np.array(values, ARRAYS[name]).reshape(-1) for name, values in columns.items()}, row_ids, faults)
+    if spool is None:
+        return [token_part.of_rows([row.id for row in items], _rendered(items, how, chat))]
+    lines = list(spool.lines(items))
+    values = list(map(from_json, lines))
+    laid = chat.plain_masks.masks([_talk(value) if how.takes_dialogues else None for value in values], how.turns)
+    known = laid.known & (np.diff(laid.starts) <= how.max_length) if how.max_length is not None else laid.known
+    sample = int(known.argmax())
+    if known.any() and not token_part.of_laid([""], laid, sample).same(token_part.of_rows([""], _rendered([ROW.validate_json(lines[sample])], how, chat))):
+        known = np.zeros(len(lines), bool)
+    others = _rendered([ROW.validate_json(line) for line, is_known in zip(lines, known, strict=True) if not is_known], how, chat)
+    parts, first = list[Part](), 0
+    for is_known, run in groupby(known.tolist()):
+        names = [value["id"] for value in values[first : first + len(list(run))]]
+        parts.append(token_part.of_laid(names, laid, first) if is_known else token_part.of_rows(names, islice(others, len(names))))
+        first += len(names)
+    return parts
 
 
-_Runs = list[tuple[int, int, float]]
-_Encoded = tuple[list[tuple[list[int], _Runs, tuple[float, ...]]], float]
+def _talk(value: dict[str, Any]) -> Talk | None:
+    """Roles and contents of a stored dialogue without tools, calls, names and weights; None of any other row."""
+    if value["shape"] != "chat" or value["tools"]:
+        return None
+    roles, contents = list[str](), list[str]()
+    for turn in value["messages"]:
+        if turn["role"] == "tool" or turn["tool_calls"] or turn["name"] is not None or turn["weight"] is not None:
+            return None
+        roles.append(turn["role"])
+        contents.append(turn["content"])
+    return tuple(roles), contents
 
 
-def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refused]:
-    """Each row's sequences as ids with scored runs, and its share; or why it is refused."""
+def _rendered(rows: list[Row], how: How, chat: Chat) -> Iterator[Encoded | Refused]:
+    """Each row's sequences as ids with scored runs, and its share, by rendering it, or by the objective's own encoding; or why it is refused."""
     dialogues: list[Any] = [how.task.conversation(row) for row in rows] if how.task is not None else rows
     if how.encode is not None:
         for row in dialogues:
@@ -140,40 +152,38 @@ def _examples(rows: list[Row], how: How, chat: Chat) -> Iterator[_Encoded | Refu
         except Refused as why:
             yield why
             continue
-        yield [(part.ids, [(span.start, span.stop, span.weight) for span in part.spans], ()) for part in parts], sum(_share(part) for part in parts)
+        made = [_encoded(part) for part in parts]
+        yield made, float(sum(_share(part) for part in parts))
+
+
+def _encoded(masked: Masked) -> tuple[NDArray[np.int32], Runs, tuple[float, ...]]:
+    return np.array(masked.ids, np.int32), [(span.start, span.stop, span.weight) for span in masked.spans], ()
 
 
 def _share(masked: Masked) -> float:
     return sum(span.weight * (span.stop - span.start) for span in masked.spans)
 
 
-def _of_example(example: Example, max_length: int | None) -> _Encoded:
+def _of_example(example: Example, max_length: int | None) -> Encoded:
     longest = max(len(sequence.ids) for sequence in example.sequences)
     if max_length is not None and longest > max_length:
         raise Refused(RejectCode.ANSWER_TRUNCATED, f"{longest} tokens, max_length is {max_length}: an answer would be cut")
-    return [(list(sequence.ids), _runs(sequence.weights), sequence.given) for sequence in example.sequences], example.share
+    return [(np.array(sequence.ids, np.int32), token_part.runs(sequence.weights), sequence.given) for sequence in example.sequences], example.share
 
 
-def _runs(weights: tuple[float, ...]) -> _Runs:
-    """Runs of equal weights that are not 0."""
-    given = np.array(weights)
-    edges = [0, *(np.flatnonzero(np.diff(given)) + 1).tolist(), len(weights)]
-    return [(start, stop, weights[start]) for start, stop in pairwise(edges) if weights[start]]
-
-
-def _write(folder: Path, chunks: Iterable[_Part], how: How) -> None:
+def _write(folder: Path, parts: Iterable[Part], how: How) -> None:
     """Append each chunk to the files; places are moved on by what came before."""
     counts = {"rows": 0, "sequences": 0, "tokens": 0, "scored": 0, "given": 0, "faults": 0}
     with ExitStack() as opened:
         files = {name: opened.enter_context((folder / f"{name}.bin").open("wb")) for name in ARRAYS}
         names, faults = (opened.enter_context((folder / name).open("w", encoding="utf-8")) for name in ("row_ids.txt", "faults.jsonl"))
-        for part in chunks:
+        for part in parts:
             moved = part.arrays | {"ends": part.arrays["ends"] + counts["tokens"], "spans": part.arrays["spans"] + counts["tokens"]}
             moved["rows"] = part.arrays["rows"] + counts["sequences"]
             moved["given_ends"] = part.arrays["given_ends"] + counts["given"]
             for name, values in moved.items():
                 files[name].write(values.astype(ARRAYS[name]).tobytes())
-            names.writelines(f"{canonical_json(name)}\n" for name in part.row_ids)
+            names.writelines([f"{encode_basestring(name)}\n" for name in part.row_ids])
             faults.writelines(f"{canonical_json(list(fault))}\n" for fault in part.faults)
             spans = part.arrays["spans"].reshape(-1, 2)
             added = (
