@@ -1,19 +1,21 @@
 """Merging three models of 0.5 billion parameters: TIES at least 5x mergekit 0.1.5 and at most 0.4 GB resident, linear at least 1.5x.
 
-Run: PLANISH_MERGEKIT_PYTHON=<a Python with mergekit 0.1.5> python benchmarks/merging.py. Random bf16 weights in the shape of Qwen2.5-0.5B, from disk to disk. Each run is
+Run: PLANISH_MERGEKIT_PYTHON=<a Python with mergekit 0.1.5> python benchmarks/merging.py. Random bf16 weights in the shape of Qwen2.5-0.5B (SHAPE), from disk to disk: one pair at
+that size for memory, and seven pairs with its widths, 3 layers and 40,000 words (PAIRED), because mergekit takes minutes for one merge of the whole. Each run is
 a process of its own, because mergekit needs its own environment and because peak memory is a process's; seconds leave the imports out, on both sides. mergekit computes in
-bf16 here, which is its fast way; ours is always fp32. Our time holds checking the parents, their hashes (kept from the untimed round on) and syncing the result to disk, which
-mergekit does not do.
+bf16 here, which is its fast way; ours is always fp32. Our time holds checking the parents and syncing the result to disk, which mergekit does not do; their hashes are
+kept from an untimed round on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import claims
@@ -22,9 +24,8 @@ import torch
 from claims import Finding
 from safetensors.torch import load_file, save_file
 
-from planish.merge import load, merge_models
-
 SHAPE = dict(hidden=896, ffn=4864, layers=24, kv=128, vocab=151936)
+PAIRED = SHAPE | dict(layers=3, vocab=40000)
 SMALL = dict(hidden=256, ffn=1024, layers=3, kv=64, vocab=8192)
 TINY = dict(hidden=64, ffn=128, layers=2, kv=64, vocab=512)
 """For parity: few enough values that no two differences on TIES' edge are of equal magnitude, where the sides may choose another of the two."""
@@ -69,21 +70,12 @@ def make(folder: Path, dtype: torch.dtype, shape: dict[str, int]) -> Path:
     return folder
 
 
-def alone(config: Path, out: Path) -> int:
-    """Our side, in its own process."""
-    began = time.perf_counter()
-    spec, _ = load(config)
-    report = merge_models(spec, out, relative_to=config.parent)
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak_MiB": report.peak / 2**20}))
-    return 0
-
-
 def side(which: str, folder: Path, method: str, keep: Path | None = None) -> dict[str, float]:
     """One run of one side; the result is kept only for parity."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         out = keep or Path(scratch) / "out"
         here = Path(__file__).parent.resolve()
-        ours = [sys.executable, str(here / "merging.py"), "--alone", str(folder / f"{method}.yaml"), "--out", str(out)]
+        ours = [sys.executable, str(here / "merging_ours.py"), f"{method}.yaml", str(out)]
         theirs = [os.environ["PLANISH_MERGEKIT_PYTHON"], str(here / "merging_peer.py"), f"{method}.yaml", str(out)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(ours if which == "ours" else theirs, check=True, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
@@ -101,38 +93,45 @@ def parity(report: claims.Report, folder: Path) -> None:
         report.same(f"fp32, {method}", largest=apart if found["ours"].keys() == found["mergekit"].keys() else float("inf"))
 
 
+def compared(report: claims.Report, folder: Path, method: str, pairs: int, case: str) -> dict[str, dict[str, float]]:
+    """A method timed in turn on both sides, after an untimed round of ours where there are more pairs than one (the parents' hashes are kept from then on); the peaks."""
+    taken: dict[str, list[float]] = {"ours": [], "mergekit": []}
+    peaks: dict[str, dict[str, float]] = {}
+    side("ours", folder, method)
+    for _ in range(pairs):
+        for which, seconds in taken.items():
+            said = side(which, folder, method)
+            seconds.append(said.pop("seconds"))
+            peaks[which] = {key: max(value, peaks.get(which, {}).get(key, 0.0)) for key, value in said.items() if key.endswith("_MiB")}
+    report.seconds[case] = taken
+    for which, found in peaks.items():
+        report.counted(case, which, seconds=statistics.median(taken[which]), **found)
+    report.found(Finding(case, "mergekit 0.1.5", "time", BARS[method], measure.ratio(taken["mergekit"], taken["ours"])))
+    return peaks
+
+
 def main() -> int:
     """TIES and linear."""
-    more = dict(alone=dict(type=Path, default=None, help="run our side on this file"), out=dict(type=Path, default=None, help="folder of that run"))
-    options = claims.arguments(__doc__, **more)
-    if options.alone is not None:
-        return alone(options.alone, options.out)
+    options = claims.arguments(__doc__)
     if "PLANISH_MERGEKIT_PYTHON" not in os.environ:
         print("PLANISH_MERGEKIT_PYTHON names no Python with mergekit 0.1.5: make an environment of its own and install mergekit==0.1.5 there", file=sys.stderr)
         return 2
     report = claims.start("merging", "three 0.5 B models: TIES >= 5x mergekit 0.1.5 and <= 0.4 GB resident, linear >= 1.5x", options)
-    pairs, shape = (measure.QUICK_PAIRS, SMALL) if options.quick else (measure.PAIRS, SHAPE)
+    pairs, widths = (measure.QUICK_PAIRS, SMALL) if options.quick else (measure.PAIRS, PAIRED)
     with measure.Foreign() as foreign, tempfile.TemporaryDirectory() as scratch:
-        parity(report, make(Path(scratch) / "fp32", torch.float32, TINY))
-        folder = make(Path(scratch) / "bf16", torch.bfloat16, shape)
-        size = (folder / "a" / "model.safetensors").stat().st_size
-        for method, bar in BARS.items():
-            taken: dict[str, list[float]] = {"ours": [], "mergekit": []}
-            peaks: dict[str, list[float]] = {"ours": [], "mergekit": []}
-            for round in range(pairs + 1):
-                for which in taken:
-                    said = side(which, folder, method)
-                    peaks[which].append(said["peak_MiB"])
-                    if round:
-                        taken[which].append(said["seconds"])
-            report.seconds[method] = taken
-            for which, found in peaks.items():
-                report.counted(method, which, peak_MiB=max(found), input_MiB=size * (4 if method == "ties" else 3) / 2**20)
-            report.found(Finding(method, "mergekit 0.1.5", "time", bar, measure.ratio(taken["mergekit"], taken["ours"])))
-            if method == "ties":
-                resident = measure.once(max(peaks["ours"]) * 2**20 / 1e9)
-                report.found(Finding(method, f"mergekit 0.1.5 ({max(peaks['mergekit']) * 2**20 / 1e9:.2f})", "GB resident", RESIDENT, resident, at_most=True))
-    report.notes.append("peak memory holds the imports: most of ours is torch itself")
+        place = Path(scratch)
+        parity(report, make(place / "fp32", torch.float32, TINY))
+        part = make(place / "part", torch.bfloat16, widths)
+        for method in BARS:
+            compared(report, part, method, pairs, f"{method}, its widths, fewer layers and words")
+        shutil.rmtree(part)
+        whole = make(place / "whole", torch.bfloat16, SMALL if options.quick else SHAPE)
+        for method in BARS:
+            peaks = compared(report, whole, method, 1, f"{method}, 0.5 B, one pair")
+            resident = measure.once(peaks["ours"]["peak_MiB"] * 2**20 / 1e9)
+            theirs = f"mergekit 0.1.5 ({peaks['mergekit']['peak_MiB'] * 2**20 / 1e9:.2f})"
+            report.found(Finding(f"{method}, 0.5 B", theirs, "GB resident", RESIDENT, resident, at_most=True))
+    report.notes.append("resident: VmHWM of the whole process, mapped files and the imports included, of which torch is 0.25 GB; anonymous: RssAnon at the end")
     return claims.finish(report, foreign, options)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from planish.errors import InputError, RunFailed
 from planish.model import cut_folder
 from planish.model.cut_folder import Source, check_loads
-from planish.model.tensor_stream import Entry
+from planish.model.safetensors_header import Entry
 from planish.model.units import Cut, Units, cut_config, layout, parameters, units_of, whole
 from planish.shelf import call
 from planish.stages._prune import Removal, cut_of, forecast, prune, to_target

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from planish.errors import InputError, RunFailed
 from planish.model import tensor_stream
-from planish.model.tensor_stream import TensorFolder, read_header, write_tensors
+from planish.model.safetensors_header import BYTES, read_header
+from planish.model.tensor_stream import TensorFolder, write_tensors
 from planish.store.objects import file_hash, write_folder
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
@@ -170,7 +171,7 @@ def test_400_mutated_files_are_refused_or_read_whole(tmp_path: Path) -> None:
         except InputError:
             refused += 1
         else:
-            assert 8 + struct.unpack("<Q", data[:8])[0] + sum(one.size * tensor_stream.BYTES[one.dtype] for one in entries.values()) == len(data)
+            assert 8 + struct.unpack("<Q", data[:8])[0] + sum(one.size * BYTES[one.dtype] for one in entries.values()) == len(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert refused > 300

@@ -20,8 +20,10 @@ from planish.model import biases, bottleneck, class_head, residual_start
 from planish.model.backbone import base_of
 from planish.model.bundled import identity, named
 from planish.model.described import describe, description
+from planish.model.json_object import read_json
 from planish.model.low_rank import said_by_us, wrapped
 from planish.model.quantised import four_bit_layers
+from planish.model.safetensors_header import read_header
 from planish.model.virtual_tokens import Table, VirtualTokens, key_shape, virtual_of
 
 CONFIG, TENSORS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
@@ -111,14 +113,14 @@ def _write_virtual(model: Any, folder: Path, named: str, own: dict[str, Any]) ->
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of an adapter folder. Raises InputError where a file is missing."""
+    """The configuration of an adapter folder. Raises InputError where a file is missing or not sound."""
     absent = [
         Problem(str(folder / name), "is missing", "give an adapter folder in PEFT's layout") for name in (CONFIG, TENSORS) if not (folder / name).is_file()
     ]
     if absent:
         raise InputError(*absent)
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return config
+    read_header(folder / TENSORS)
+    return read_json(folder / CONFIG)
 
 
 def check_base(folder: Path, base: Path) -> None:
@@ -186,6 +188,7 @@ def load(model: nn.Module, folder: Path) -> None:
 
     Raises InputError for a tensor without a place, of another shape or missing, and where what was saved cannot be trained on as it was.
     """
+    read_config(folder)
     tensors = load_file(folder / TENSORS)
     virtual = virtual_of(model)
     if residual_start.started(model) is not None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from planish.errors import InputError, Problem
+from planish.model.json_object import read_json
+from planish.model.tensor_stream import opened
 
 PAIR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 
@@ -26,17 +26,21 @@ class LoraFolder:
         absent = [Problem(str(path), "is missing", "give a PEFT adapter folder") for path in (config, weights) if not path.is_file()]
         if absent:
             raise InputError(*absent)
-        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-        self._file: Any = safe_open(str(weights), framework="pt")
+        self.config = read_json(config)
+        self._file = opened(weights)
         self._pairs: dict[str, dict[str, str]] = {}
         problems = self._unsupported(str(config))
-        for key in list[str](self._file.keys()):  # type: ignore[no-untyped-call]
+        for key in list[str](self._file.keys()):
             match = PAIR.fullmatch(key)
             if match is None:
                 problems.append(Problem(f"{weights}: {key}", "is not a LoRA pair", "merge this adapter with PEFT first"))
             else:
                 self._pairs.setdefault(match[1], {})[match[2]] = key
         problems += [Problem(f"{weights}: {module}", "has only half of its pair") for module, pair in self._pairs.items() if len(pair) < 2]
+        if not problems:
+            problems += [
+                Problem(f"{weights}: {module}", "has a pair that is not of its rank", "save it again") for module in self._pairs if self._misshapen(module)
+            ]
         if problems:
             raise InputError(*problems)
 
@@ -47,7 +51,16 @@ class LoraFolder:
         for key in ("use_dora", "layer_replication", "alora_invocation_tokens"):
             if self.config.get(key):
                 found.append(Problem(f"{where}: {key}", "changes the merge", "merge this adapter with PEFT first"))
+        if not found:
+            for key, pattern, least in (("r", "rank_pattern", 1.0), ("lora_alpha", "alpha_pattern", -math.inf)):
+                figures = [self.config.get(key), *dict(self.config.get(pattern) or {}).values()]
+                if not all(type(figure) in (int, float) and math.isfinite(figure) and figure >= least for figure in figures):
+                    found.append(Problem(f"{where}: {key}", f"{figures} are not all numbers that can be one", "save the adapter again"))
         return found
+
+    def _misshapen(self, module: str) -> bool:
+        low, high = (self._file.get_slice(self._pairs[module][side]).get_shape() for side in ("A", "B"))
+        return not len(low) == len(high) == 2 or not low[0] == high[1] == self._pattern("rank_pattern", module, self.config["r"])
 
     @property
     def weights(self) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 
 from planish.errors import InputError, Problem
 from planish.model.bundled import identity
-from planish.model.merge_sources import Adapted, Checkpoint, Parent, read_json, sampled
+from planish.model.json_object import read_json
+from planish.model.merge_sources import Adapted, Checkpoint, Parent, sampled
 from planish.model.merging import WITH_BASE, MergeSpec, Planned
 from planish.rows import Noun
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem
+from planish.model.json_object import read_json
 from planish.model.lora_folder import LoraFolder
-from planish.model.tensor_stream import FLOATING, Entry, TensorFolder
+from planish.model.safetensors_header import Entry
+from planish.model.tensor_stream import FLOATING, TensorFolder, refuse_second_head
 
 
 def is_adapter(folder: Path) -> bool:
@@ -21,23 +21,10 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(Problem(str(path), "is missing", "give a folder in the Hugging Face layout")) from None
-    except (OSError, ValueError, RecursionError) as why:
-        raise InputError(Problem(str(path), f"is no JSON: {why}", "save it again")) from why
-    if not isinstance(found, dict):
-        raise InputError(Problem(str(path), "is no JSON object", "save it again"))
-    return found
-
-
 class Checkpoint:
-    """A model folder. `entries` are its tensors; an output matrix beside tied embeddings is left out, as transformers leaves it out.
+    """A model folder. `entries` are its tensors; an output matrix beside the embedding that it is tied to is left out.
 
-    Raises InputError, with every problem, for quantised or otherwise not floating weights.
+    Raises InputError, with every problem, for quantised or otherwise not floating weights, and for an output matrix that differs from the embedding it is tied to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +32,8 @@ class Checkpoint:
         self.config = read_json(folder / "config.json")
         self._tensors = TensorFolder(folder)
         self.tied = bool(self.config.get("tie_word_embeddings"))
+        if self.tied:
+            refuse_second_head(self._tensors)
         self.entries: dict[str, Entry] = {name: entry for name, entry in self._tensors.entries.items() if not (self.tied and name == "lm_head.weight")}
         problems = [
             Problem(f"{folder}: {name}", f"is {entry.dtype}, and only floating weights are merged", "merge the 16-bit checkpoints")
@@ -61,9 +50,9 @@ class Checkpoint:
         """Transformer layers, as the configuration says."""
         return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
 
-    def read(self, name: str, start: int, stop: int, base: Tensor | None = None) -> Tensor:
-        """Flat fp32 values; `base` is not needed."""
-        return self._tensors.read(name, start, stop)
+    def read(self, name: str, start: int, stop: int, base: Tensor | None = None, into: Tensor | None = None) -> Tensor:
+        """Flat fp32 values, written over `into` where it is given; `base` is not needed."""
+        return self._tensors.read(name, start, stop, into)
 
 
 class Adapted:
@@ -89,9 +78,9 @@ class Adapted:
         if problems:
             raise InputError(*problems)
 
-    def read(self, name: str, start: int, stop: int, base: Tensor | None = None) -> Tensor:
-        """Flat fp32 values: the base's (`base`, where they are at hand) plus B A times the scaling."""
-        plain = self._base.read(name, start, stop) if base is None else base
+    def read(self, name: str, start: int, stop: int, base: Tensor | None = None, into: Tensor | None = None) -> Tensor:
+        """Flat fp32 values: the base's (`base`, where they are at hand) plus B A times the scaling; `into` may be written over."""
+        plain = self._base.read(name, start, stop, into=into) if base is None else base
         if name not in self._changed:
             return plain
         left, right = _factors(self._lora, name.removesuffix(".weight"))

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.cut_folder import CARRIED
+from planish.model.json_object import read_json
 from planish.model.merge_sources import Adapted, Checkpoint, Parent
 from planish.model.packed import Form, Layout, form_of, pack, quantization_config, shapes, unpack
 from planish.model.rtn import Coded
-from planish.model.tensor_stream import BYTES, weight_files, write_tensors
+from planish.model.safetensors_header import BYTES, weight_files
+from planish.model.tensor_stream import opened, write_tensors
 from planish.store.objects import write_folder
 
 Made = Mapping[str, Coded | Tensor]
@@ -133,10 +134,10 @@ def _packed(given: dict[str, Tensor], make: Callable[[dict[str, Tensor]], Made],
 
 def plain_folder(packed: Path, target: Path) -> Path:
     """Write to `target` the plain checkpoint that a packed folder stands for, in fp32, from the words of its file: what any runtime without the packed kernels computes with."""
-    config: dict[str, Any] = json.loads((packed / "config.json").read_text(encoding="utf-8"))
+    config = read_json(packed / "config.json")
     form = form_of(config, str(packed / "config.json"))
-    opened: list[Any] = [safe_open(str(path), framework="pt") for path in weight_files(packed)]
-    files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (not a dict)
+    handles: list[Any] = [opened(path, whole=True) for path in weight_files(packed)]
+    files = {name: file for file in handles for name in file.keys()}  # noqa: SIM118 (not a dict)
 
     def read(name: str) -> Tensor:
         tensor: Tensor = files[name].get_tensor(name)

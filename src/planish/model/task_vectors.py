@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planish.errors import InputError, Problem
-from planish.model.tensor_stream import Piece, Pieces
+from planish.model.tensor_stream import Buffers, Piece, Pieces
 
 Bits = NDArray[np.int32]
 
@@ -36,34 +36,44 @@ def densities(given: float | Sequence[float], count: int) -> list[float]:
     return values
 
 
-def deltas(piece: Piece) -> tuple[Tensor, list[Tensor]]:
-    """The base and each model less the base. Raises InputError without a base."""
+def deltas(piece: Piece, buffers: Buffers | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The base and each model less the base, in `buffers` where there are some. Raises InputError without a base."""
     if piece.base is None:
         raise InputError(Problem("base", "this method merges differences from a base, and none is given", "name the model that all were tuned from"))
     base = piece.base
-    return base, [model - base for model in piece.models]
+    if buffers is None:
+        return base, [model - base for model in piece.models]
+    return base, [torch.sub(model, base, out=buffers.take(f"delta {at}", base.numel())) for at, model in enumerate(piece.models)]
 
 
-def combine(vectors: Sequence[Tensor], weights: Sequence[float], *, elect: bool, normalize: bool) -> Tensor:
+def combine(vectors: Sequence[Tensor], weights: Sequence[float], *, elect: bool, normalize: bool, buffers: Buffers | None = None) -> Tensor:
     """sum w_i d_i; with `elect` over those alone that have the sign of the weighted sum (a sum of 0 elects +); with `normalize` divided by the weights that took part.
 
-    Source: TIES-Merging, arXiv 2306.01708, section 4; where no weight takes part the divisor is 1, as mergekit has it.
+    The result lies in `buffers` where there are some. Source: TIES-Merging, arXiv 2306.01708, section 4; where no weight takes part the divisor is 1, as mergekit has it.
     """
-    total = torch.zeros_like(vectors[0])
+    held, size = buffers or Buffers(), vectors[0].numel()
+    total = held.take("total", size).zero_()
     for vector, weight in zip(vectors, weights, strict=True):
         total.add_(vector, alpha=weight)
     if not elect:
         part = sum(weights)
         return total.div_(part) if normalize and abs(part) >= 1e-8 else total
-    positive = total >= 0
+    # +1 or -1 for each weight; turned by it, every elected part is above 0: no comparison, which would take several times as long
+    sign = torch.copysign(held.take("ones", size).fill_(1), total.add_(0.0), out=held.take("sign", size))
     total.zero_()
-    parts = torch.zeros_like(total)
+    parts, turned = held.take("parts", size).zero_(), held.take("turned", size)
     for vector, weight in zip(vectors, weights, strict=True):
-        agrees = torch.where(positive, vector > 0, vector < 0) if weight > 0 else torch.where(positive, vector < 0, vector > 0)
-        total.addcmul_(vector, agrees.to(vector.dtype), value=weight)
+        torch.mul(vector, sign, out=turned)
+        turned = turned.clamp_min_(0) if weight > 0 else turned.clamp_max_(0)
+        total.add_(turned, alpha=weight)
         if normalize:
-            parts.add_(agrees, alpha=weight)
-    return total.div_(parts.masked_fill_(parts == 0, 1.0)) if normalize else total
+            parts.add_(turned.sign_(), alpha=abs(weight))
+    total.mul_(sign)
+    if not normalize:
+        return total
+    taking = [weight for weight in weights if weight]
+    # where nothing takes part the sum is 0, whatever it is divided by
+    return total.div_(parts.clamp_min_(min(taking)) if taking and min(taking) > 0 else parts.masked_fill_(parts == 0, 1.0))
 
 
 class TopShare:
@@ -80,33 +90,39 @@ class TopShare:
         self._lower = np.zeros(65536, np.int64)
         self._bucket = self._edge = self._left = 0
 
-    def count_upper(self, delta: Tensor) -> None:
+    def count_upper(self, delta: Tensor, buffers: Buffers) -> None:
         """First passage."""
-        self._upper += np.bincount(_magnitude(delta) >> 16, minlength=32768)
+        upper = buffers.take("upper", delta.numel(), torch.int64)
+        upper.copy_(delta.view(torch.int16)[1::2]).bitwise_and_(0x7FFF)  # the upper halves lie second
+        self._upper += np.bincount(upper.numpy(), minlength=32768)
 
-    def count_lower(self, delta: Tensor) -> None:
+    def count_lower(self, delta: Tensor, buffers: Buffers) -> None:
         """Second passage, over the same values."""
-        bits = _magnitude(delta)
-        self._lower += np.bincount(bits[(bits >> 16) == self._bucket] & 0xFFFF, minlength=65536)
+        bits = _magnitude(delta, buffers)
+        low = self._bucket << 16
+        inside = bits[(bits >= low) & (bits < low + 0x10000)]
+        self._lower += np.bincount(inside & 0xFFFF, minlength=65536)
 
     def find_bucket(self) -> None:
         """Between the passages."""
         self._bucket, self._left = _kth(self._upper, self._k)
 
     def find_edge(self) -> None:
-        """After the second."""
+        """After the second. Where every value on the edge is kept, the edge moves below them and none needs to be looked for."""
         lower, self._left = _kth(self._lower, self._left)
         self._edge = (self._bucket << 16) | lower
+        if self._left == self._lower[lower] and self._edge:
+            self._edge, self._left = self._edge - 1, 0
 
-    def trim(self, delta: Tensor) -> Tensor:
-        """`delta` with zeros for what is not kept. Third passage, in the same order."""
-        bits = _magnitude(delta)
-        keep = bits > self._edge
+    def trim(self, delta: Tensor, buffers: Buffers | None = None) -> Tensor:
+        """`delta` with zeros for what is not kept, in `buffers` where there are some. Third passage, in the same order."""
+        edge = float(np.array(self._edge, np.int32).view(np.float32))
+        kept: Tensor = torch.ops.aten.hardshrink.out(delta, edge, out=(buffers or Buffers()).take("kept", delta.numel()))
         if self._left:
-            equal = np.flatnonzero(bits == self._edge)[: self._left]
-            keep[equal] = True
+            equal = np.flatnonzero(_magnitude(delta, Buffers()) == self._edge)[: self._left]
+            kept[equal] = delta[equal]
             self._left -= len(equal)
-        return delta * torch.from_numpy(keep)
+        return kept
 
 
 def top_shares(pieces: Pieces, density: Sequence[float]) -> list[TopShare]:
@@ -114,18 +130,19 @@ def top_shares(pieces: Pieces, density: Sequence[float]) -> list[TopShare]:
     found = [TopShare(pieces.size, share) for share in density]
     if all(one.all for one in found):
         return found
+    buffers = Buffers()
     for count, find in ((TopShare.count_upper, TopShare.find_bucket), (TopShare.count_lower, TopShare.find_edge)):
         for piece in pieces:
-            for one, delta in zip(found, deltas(piece)[1], strict=True):
+            for one, delta in zip(found, deltas(piece, buffers)[1], strict=True):
                 if not one.all:
-                    count(one, delta)
+                    count(one, delta, buffers)
         for one in found:
             find(one)
     return found
 
 
-def _magnitude(delta: Tensor) -> Bits:
-    bits: Bits = delta.contiguous().view(torch.int32).numpy() & 0x7FFFFFFF
+def _magnitude(delta: Tensor, buffers: Buffers) -> Bits:
+    bits: Bits = torch.bitwise_and(delta.view(torch.int32), 0x7FFFFFFF, out=buffers.take("bits", delta.numel(), torch.int32)).numpy()
     return bits
 
 

@@ -18,123 +18,27 @@ import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem, RunFailed
+from planish.model.safetensors_header import BYTES, Entry, read_header, weight_files
 
-MAX_HEADER = 16 * 2**20
-"""Bytes. The format allows 100 MB; 16 MiB are the names of a hundred thousand tensors, and a parsed header takes ten times its bytes."""
-PIECE = 2**19
-"""Values of one piece: 2 MiB in fp32. A method holds a dozen such at once, beside 240 MiB of libraries, and all must stay below 0.4 GB."""
+PIECE = 2**17
+"""Values of one piece: 512 KiB in fp32. A method holds a dozen such at once: they stay in the processor's cache, and add little to 240 MiB of libraries."""
 SHARD = 5 * 10**9
 """Bytes of one file that is written."""
 
-BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
 FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 WHOLE = {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
 
 
-class Entry(NamedTuple):
-    """One tensor in a file: its dtype as safetensors names it, its shape, and where its bytes begin in the file."""
+def opened(path: Path, *, whole: bool = False) -> Any:
+    """A safetensors file by name (`keys`, `get_slice`, `get_tensor`). Raises InputError where its header is not sound or a tensor not floating, nor with `whole` an integer."""
+    from safetensors import safe_open
 
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def size(self) -> int:
-        """Values."""
-        return math.prod(self.shape)
-
-
-def read_header(path: Path) -> dict[str, Entry]:
-    """What a safetensors file says of itself, every byte of it accounted for. Raises InputError naming what is wrong."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            first = stream.read(8)
-            if len(first) < 8:
-                raise ValueError("it is shorter than its own header")
-            (length,) = struct.unpack("<Q", first)
-            if length > min(MAX_HEADER, size - 8):
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(stream.read(length).decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
-        return _entries(header, 8 + length, size)
-    except (OSError, ValueError, RecursionError) as why:
-        raise InputError(Problem(str(path), f"is no whole safetensors file: {why}", "fetch or save the file again")) from why
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in its header")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} in its header")
-
-
-def _entries(header: Any, begin: int, size: int) -> dict[str, Entry]:
-    if not isinstance(header, dict):
-        raise ValueError("its header is no object")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("__metadata__ is not text by name")
-    spans: list[tuple[int, int, str]] = []
-    for name, told in header.items():
-        if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"{name!r} does not say dtype, shape and data_offsets")
-        if not isinstance(told["dtype"], str) or told["dtype"] not in BYTES:
-            raise ValueError(f"{name!r} has the unknown dtype {told['dtype']!r}")
-        if not _whole_numbers(told["shape"]) or not _whole_numbers(told["data_offsets"]) or len(told["data_offsets"]) != 2:
-            raise ValueError(f"shape or data_offsets of {name!r} are no lists of whole numbers")
-        start, end = told["data_offsets"]
-        if end - start != math.prod(told["shape"]) * BYTES[told["dtype"]]:
-            raise ValueError(f"{name!r} has {end - start} bytes, which its shape does not")
-        spans.append((start, end, name))
-    reached = 0
-    for start, end, name in sorted(spans):
-        if start != reached:
-            raise ValueError(f"{name!r} begins at {start}, where {reached} bytes are taken")
-        reached = end
-    if begin + reached != size:
-        raise ValueError(f"its header speaks of {begin + reached} bytes and it has {size}")
-    return {name: Entry(header[name]["dtype"], tuple(header[name]["shape"]), begin + start) for start, _, name in spans}
-
-
-def _whole_numbers(given: Any) -> bool:
-    return isinstance(given, list) and len(given) <= 16 and all(type(number) is int and 0 <= number < 2**48 for number in given)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else model.safetensors. Raises InputError for what is missing or leads out of the folder."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted({str(name) for name in named.values()})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
-            raise InputError(Problem(str(index), "is no index of safetensors files", "save the model again")) from why
-    outside = [Problem(str(index), f'names "{name}", which is no file of this folder', "save the model again") for name in names if Path(name).name != name]
-    absent = [Problem(str(folder / name), "is missing", "give a checkpoint with safetensors weights") for name in names if not (folder / name).is_file()]
-    if outside or absent:
-        raise InputError(*(outside or absent))
-    return [folder / name for name in names]
+    strange = [
+        f"{name!r} is {entry.dtype}" for name, entry in read_header(path).items() if entry.dtype not in FLOATING and not (whole and entry.dtype in WHOLE)
+    ]
+    if strange:
+        raise InputError(Problem(str(path), f"holds a dtype that is not read here: {strange[0]}", "save it in fp32 or 16 bits"))
+    return safe_open(str(path), framework="pt")
 
 
 class TensorFolder:
@@ -162,17 +66,51 @@ class TensorFolder:
         if problems:
             raise InputError(*problems)
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """(stop - start,) values of a floating tensor as its flat memory has them, in fp32 and owned; the pages that were read are given back."""
+    def read(self, name: str, start: int = 0, stop: int | None = None, into: Tensor | None = None) -> Tensor:
+        """(stop - start,) values of a floating tensor as its flat memory has them, in fp32 and owned, or written over `into`; the pages that were read are given back."""
         entry, held = self.entries[name], self._maps[name]
         stop, width = entry.size if stop is None else stop, BYTES[entry.dtype]
         if stop == start:
             return torch.empty(0)
         first = entry.start + start * width
-        values = torch.frombuffer(held, dtype=FLOATING[entry.dtype], count=stop - start, offset=first).to(torch.float32, copy=True)
+        mapped = torch.frombuffer(held, dtype=FLOATING[entry.dtype], count=stop - start, offset=first)
+        values = mapped.to(torch.float32, copy=True) if into is None else into.copy_(mapped)
         page = first - first % mmap.PAGESIZE
         held.madvise(mmap.MADV_DONTNEED, page, first + (stop - start) * width - page)
         return values
+
+
+def refuse_second_head(folder: TensorFolder, head: str = "lm_head.weight", embedding: str = "model.embed_tokens.weight") -> None:
+    """For a model whose output matrix is its embedding. Raises InputError where the files hold another one besides: some readers would take it and some would not."""
+    if head not in folder.entries or embedding not in folder.entries:
+        return
+    size = folder.entries[embedding].size
+    same = folder.entries[head].shape == folder.entries[embedding].shape and all(
+        torch.equal(folder.read(head, start, min(size, start + PIECE)), folder.read(embedding, start, min(size, start + PIECE)))
+        for start in range(0, size, PIECE)
+    )
+    if not same:
+        why = "is another matrix than the embedding, and config.json says that they are one"
+        raise InputError(Problem(f"{folder.folder}: {head}", why, "take it out of the file, or set tie_word_embeddings to false"))
+
+
+class Buffers:
+    """Memory that is written over piece after piece, by name: to get fresh memory from the system takes ten times as long as an addition on it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(size,) with whatever was in it."""
+        held = self._held.get(name)
+        if held is None or held.numel() < size:
+            held = self._held[name] = torch.empty(size, dtype=dtype)
+        return held[:size]
+
+
+def finite(values: Tensor) -> bool:
+    """Whether all are. One that is not leaves no sum finite; the slower look is for sums that overflow by themselves."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 class Piece(NamedTuple):
@@ -266,7 +204,7 @@ def _stored(name: str, values: Tensor, dtype: str) -> Tensor:
     if dtype in WHOLE:
         return values.to(WHOLE[dtype])
     stored = values.to(FLOATING[dtype])
-    if not bool(torch.isfinite(stored).all()):
+    if not finite(stored):
         raise RunFailed(Problem(name, f"holds values that are not finite as {dtype}", "write another dtype, or lower the weights"))
     return stored
 

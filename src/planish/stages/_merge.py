@@ -20,7 +20,8 @@ from planish.model.merge_checks import Checked, as_config, examine
 from planish.model.merge_sources import Checkpoint, Parent, open_parents
 from planish.model.mergekit_yaml import Untranslated
 from planish.model.merging import DTYPES, MergeSpec, Planned, lay_out
-from planish.model.tensor_stream import BYTES, FLOATING, PIECE, SHARD, Piece, Pieces, write_tensors
+from planish.model.safetensors_header import BYTES
+from planish.model.tensor_stream import FLOATING, PIECE, SHARD, Buffers, Piece, Pieces, finite, write_tensors
 from planish.progress import Progress, Silent
 from planish.rows import Noun, canonical_json
 from planish.shelf import call
@@ -89,6 +90,7 @@ class _Opened:
     checks: list[Checked]
     layout: dict[str, tuple[str, tuple[int, ...]]]
     problems: dict[tuple[str, str], Problem] = field(default_factory=dict)
+    buffers: Buffers = field(default_factory=Buffers)
 
     @property
     def first(self) -> Parent:
@@ -170,12 +172,13 @@ class _Change:
     difference: float = 0.0
     length: float = 0.0
 
-    def add(self, reference: Tensor, stored: Tensor) -> None:
-        apart = stored.float() - reference
+    def add(self, reference: Tensor, stored: Tensor, apart: Tensor) -> None:
+        """`apart` is written over."""
+        apart.copy_(stored).sub_(reference)
         self.values += apart.numel()
         self.changed += int(torch.count_nonzero(apart))
-        self.difference += float(torch.linalg.vector_norm(apart)) ** 2
-        self.length += float(torch.linalg.vector_norm(reference)) ** 2
+        self.difference += float(torch.dot(apart, apart))
+        self.length += float(torch.dot(reference, reference))
 
 
 def _open(spec: MergeSpec, relative_to: Path) -> _Opened:
@@ -211,14 +214,15 @@ def _pieces(opened: _Opened, one: Planned, limit: int | None = None) -> Pieces:
     examined: set[int] = set()
 
     def read(start: int, stop: int) -> Piece:
-        values = None if base is None else base.read(one.name, start, stop)
-        models = [parent.read(name, start, stop, values) for parent, name in zip(parents, one.names, strict=True)]
+        own = [opened.buffers.take(f"parent {at}", stop - start) for at in range(len(parents) + 1)]
+        values = None if base is None else base.read(one.name, start, stop, into=own[-1])
+        models = [parent.read(name, start, stop, values, into) for parent, name, into in zip(parents, one.names, own[:-1], strict=True)]
         if start not in examined:
             examined.add(start)
             everyone = [*([] if base is None or values is None else [(base.folder, one.name, values)])]
             everyone += [(parent.folder, name, model) for parent, name, model in zip(parents, one.names, models, strict=True)]
             for folder, name, model in everyone:
-                if not bool(torch.isfinite(model).all()):
+                if not finite(model):
                     why = Problem(f"{folder}: {name}", "holds NaN or infinite weights", "fetch or train this parent again")
                     opened.problems.setdefault((str(folder), name), why)
         return Piece(values, models)
@@ -243,7 +247,7 @@ def _values(opened: _Opened, change: _Change, advance: Callable[[int], None]) ->
                 done += merged.numel()
                 continue
             stored = merged.to(dtype)
-            change.add(_reference(opened, one, references, done, merged.numel()), stored)
+            change.add(_reference(opened, one, references, done, merged.numel()), stored, opened.buffers.take("apart", merged.numel()))
             done += merged.numel()
             yield stored
         advance(1)
@@ -257,8 +261,8 @@ def _reference(opened: _Opened, one: Planned, kept: Iterator[Piece] | None, star
         piece = next(kept)
         return piece.models[0] if piece.base is None else piece.base
     if opened.base is not None and one.name in opened.base.entries:
-        return opened.base.read(one.name, start, start + count)
-    return opened.parents[one.sources[0]].read(one.names[0], start, start + count)
+        return opened.base.read(one.name, start, start + count, into=opened.buffers.take("reference", count))
+    return opened.parents[one.sources[0]].read(one.names[0], start, start + count, into=opened.buffers.take("reference", count))
 
 
 def _refuse_nothing(spec: MergeSpec, change: _Change) -> None:

@@ -67,6 +67,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
             context.store.stop_deployment(old.id)
             context.event(EventType.DEPLOY_STOPPED, {"deployment": old.id})
     ensure_port_free(recipe.serve.host, recipe.serve.port)
+    context.store.objects.verify(inputs["compress"].name)  # what was scored is what is served
     deployment = _configure(context, inputs, file)
     deployment.start()
     data = dataset.read(inputs["prepare"])

@@ -66,10 +66,17 @@ def write_folder(final: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def disk_error(failed: OSError, path: Path) -> RunFailed | OSError:
-    """A full disk said in words; any other operating-system error unchanged."""
+    """A full disk, or a file larger than the file system or a limit allows, said in words; any other operating-system error unchanged."""
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunFailed(
             Problem(str(path), "no space is left on this disk; what was being written has been removed", "free some space and give the same command again"),
+            reason_code="disk_full",
+        )
+    if failed.errno == errno.EFBIG:
+        return RunFailed(
+            Problem(
+                str(path), "a file may not be as large as this one here; what was being written has been removed", "write to another disk, or raise the limit"
+            ),
             reason_code="disk_full",
         )
     return failed

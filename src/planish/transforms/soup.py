@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem
@@ -27,8 +26,8 @@ def stream(pieces: Pieces, *, weight: float | list[float] | None = None, normali
     if normalize and total == 0:
         raise InputError(Problem("weight", f"{weights} sum to 0", "give weights with a sum, or normalize: false"))
     for piece in pieces:
-        out = torch.zeros_like(piece.models[0])
-        for model, share in zip(piece.models, weights, strict=True):
+        out = piece.models[0] * weights[0]
+        for model, share in zip(piece.models[1:], weights[1:], strict=True):
             out.add_(model, alpha=share)
         yield out.div_(total) if normalize else out
 

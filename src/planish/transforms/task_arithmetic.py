@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from planish.model.task_vectors import combine, deltas, per_model
-from planish.model.tensor_stream import Pieces, of_whole
+from planish.model.tensor_stream import Buffers, Pieces, of_whole
 
 
 def transform(
@@ -23,6 +23,7 @@ def transform(
 def stream(pieces: Pieces, *, weight: float | list[float] | None = None, lambda_: float = 1.0, normalize: bool = False) -> Iterator[Tensor]:
     """The same, piece by piece."""
     weights = per_model("weight", weight, pieces.count, 1.0)
+    buffers = Buffers()
     for piece in pieces:
-        base, vectors = deltas(piece)
-        yield base.add(combine(vectors, weights, elect=False, normalize=normalize), alpha=lambda_)
+        base, vectors = deltas(piece, buffers)
+        yield base.add(combine(vectors, weights, elect=False, normalize=normalize, buffers=buffers), alpha=lambda_)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from planish.model.task_vectors import combine, deltas, densities, per_model, top_shares
-from planish.model.tensor_stream import Pieces, of_whole
+from planish.model.tensor_stream import Buffers, Pieces, of_whole
 
 
 def transform(
@@ -32,7 +32,8 @@ def stream(
     """The same, piece by piece: two passages to count magnitudes, one to merge."""
     weights = per_model("weight", weight, pieces.count, 1.0)
     shares = top_shares(pieces, densities(density, pieces.count))
+    buffers, kept = Buffers(), [Buffers() for _ in shares]
     for piece in pieces:
-        base, vectors = deltas(piece)
-        trimmed = [vector if share.all else share.trim(vector) for share, vector in zip(shares, vectors, strict=True)]
-        yield base.add(combine(trimmed, weights, elect=True, normalize=normalize), alpha=lambda_)
+        base, vectors = deltas(piece, buffers)
+        trimmed = [vector if share.all else share.trim(vector, own) for vector, share, own in zip(vectors, shares, kept, strict=True)]
+        yield base.add(combine(trimmed, weights, elect=True, normalize=normalize, buffers=buffers), alpha=lambda_)
