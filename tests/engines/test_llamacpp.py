@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -177,7 +178,11 @@ def test_what_does_not_fit_is_refused_at_once(engine: LlamaCppEngine, tmp_path: 
 
 
 def test_a_broken_file_is_an_error_with_the_log(tmp_path: Path) -> None:
+    """A header that is not sound never reaches the worker; one that is sound and names no model ends it."""
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\0" * 64)
+    with pytest.raises(InputError, match="no whole GGUF file"):
+        start(tmp_path / "broken.gguf")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
     with pytest.raises(RunFailed, match="died while starting") as failed:
         start(tmp_path / "broken.gguf")
     assert failed.value.reason_code == "engine_died"

@@ -30,17 +30,26 @@ RANDOM_SEED = 2**32 - 1  # llama.cpp reads this one as "no seed"
 
 
 def start(model: Path, *, context: int = 4096, slots: int = 2, threads: int = 0, exact: bool = True) -> LlamaCppEngine:
-    """Start a worker on the GGUF file `model`; `context` tokens for prompt and answer in each of `slots`, `threads` 0 takes every core.
+    """Start a worker on the GGUF file `model`; `context` tokens for prompt and answer in each of `slots`, `threads` 0 takes every core. An adapter that was exported beside it
+    (`model-Q8_0.adapter.gguf`) is laid over.
 
     `exact` answers one request at a time, so that no answer depends on its neighbours: batched rows round differently, and 4-bit models turn that into other
-    words. Without it `slots` requests run together: for serving many. Raises InputError when there is no such file, RunFailed with the end of the worker's log
-    when it does not start.
+    words. Without it `slots` requests run together: for serving many. Raises InputError when there is no such file or its header is not sound,
+    RunFailed with the end of the worker's log when it does not start.
     """
     if not model.is_file():
         raise InputError(Problem(str(model), "is no file", "export a GGUF file first"))
     require("xllamacpp", extra="gguf")
+    from planish.model.gguf_header import read_tensors
+    from planish.model.gguf_lora import adapter_beside
+
+    beside = adapter_beside(model)
+    adapter = str(beside) if beside.is_file() else None
+    if adapter is not None:
+        read_tensors(beside)
+    read_tensors(model)  # nothing native is given a file whose counts and offsets lead out of it
     key = secrets.token_urlsafe(32)
-    config = {"model": str(model), "context": context, "slots": slots, "threads": threads or available_cores(), "exact": exact, "key": key}
+    config = {"model": str(model), "context": context, "slots": slots, "threads": threads or available_cores(), "exact": exact, "key": key, "adapter": adapter}
     worker = Worker("planish.engines.llamacpp", config, timeout=START_S)
     try:
         return LlamaCppEngine(worker, key, context=context, slots=slots, exact=exact)
@@ -260,6 +269,8 @@ def main() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = config["model"]
+    if config["adapter"] is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(config["adapter"], 1.0)]
     params.n_parallel = config["slots"]
     params.n_ctx = config["context"] * config["slots"]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config["threads"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
@@ -19,11 +20,13 @@ from planish.model.calibration_pass import Calibration
 from planish.model.chat import Chat
 from planish.model.exported import Exported, FellBack
 from planish.model.ggml import GgmlType, quantise, row_bytes
+from planish.model.gguf_lora import adapter_beside, checked, write_adapter
+from planish.model.gguf_metadata import describe
 from planish.model.gguf_types import FILE_TYPES, Choice, Quant, tensor_type
-from planish.model.gguf_vocab import add_vocabulary
+from planish.model.gguf_vocab import add_vocabulary, file_name
 from planish.model.gram import Grams
-from planish.model.llama_weights import ROPE_FREQS, LlamaWeights
-from planish.store.objects import write_atomic
+from planish.model.llama_weights import LlamaWeights
+from planish.store.objects import disk_error, write_atomic
 
 PLAIN = ("F16", "Q8_0")
 """Formats that an importance matrix changes nothing of."""
@@ -37,27 +40,34 @@ def export(
     *,
     quant: Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ4_NL"] = "Q4_K_M",
     imatrix: bool = True,
+    lora: Literal["merged", "apart"] = "merged",
 ) -> Exported:
     """Write `<folder>/model-<quant>.gguf` from the HF checkpoint folder `checkpoint`, with the PEFT LoRA folder `adapter` merged in fp32, and a Modelfile for Ollama.
+
+    With `lora` apart the file holds the base alone, and `model-<quant>.adapter.gguf` beside it the adapter, for llama.cpp to lay over it: one base, many adapters.
 
     Below 8 bits `imatrix` weighs the rounding error of each input column by the mean of its squares on the calibration text, where there is such text.
 
     One tensor at a time is in memory in fp32. The file appears only complete: it is written aside, synced and renamed. Raises InputError for an unsupported
-    architecture, tokenizer, rotary scaling or adapter, with all the problems of the weights at once; RunFailed for values that are not finite as stored.
+    architecture, tokenizer, rotary scaling or adapter, with all the problems of the weights at once; RunFailed for values that are not finite as stored
+    and on a full disk.
     """
-    weights = LlamaWeights(checkpoint, adapter)
+    apart = adapter if lora == "apart" else None
+    if apart is not None:
+        checked(checkpoint, apart)
+    weights = LlamaWeights(checkpoint, None if apart else adapter)
     grams = calibration.grams if calibration is not None and imatrix and quant not in PLAIN else None
-    sharing = weights.heads // weights.kv_heads
-    choices = {
-        name: tensor_type(name, shape, quant, layers=weights.layers, tied=weights.tied, sharing=sharing, important=grams is not None)
-        for name, shape in weights.shapes.items()
-    }
+    choices = types(weights, quant, important=grams is not None)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model-{quant}.gguf"
+    beside = adapter_beside(target)
     aside = folder / f".{target.name}.partial"
-    writer = gguf.GGUFWriter(aside, weights.architecture)
+    writer = gguf.GGUFWriter(aside, weights.family.architecture)
     try:
-        describe(writer, weights, checkpoint, quant)
+        name, said = file_name(checkpoint)
+        said += describe(writer, weights, name)
+        writer.add_file_type(FILE_TYPES[quant])
+        said += add_vocabulary(writer, checkpoint, weights.config["vocab_size"])
         for name, shape in weights.shapes.items():
             kind = choices[name].written
             writer.add_tensor_info(name, shape, np.dtype(np.float32), shape_bytes(kind, shape), raw_dtype=kind)
@@ -67,19 +77,44 @@ def export(
         for name, values in weights.stream():
             writer.write_tensor_data(encode(name, values, choices[name].written, importance(weights, name, grams)))
         writer.close()
+        if apart is not None:
+            changed = write_adapter(beside, checkpoint, apart)
+            said += (f"{beside.name} holds the adapter: {changed} weights",)
+        else:
+            beside.unlink(missing_ok=True)  # of an earlier export: it would be laid over weights that hold it already
         publish(aside, target)
-        write_atomic(folder / f"Modelfile-{quant}", modelfile(target.name, checkpoint).encode())
-    except BaseException:
+        write_atomic(folder / f"Modelfile-{quant}", modelfile(target.name, checkpoint, beside.name if apart else None).encode())
+    except BaseException as failed:
         writer.close()
         aside.unlink(missing_ok=True)
+        if isinstance(failed, OSError):
+            # numpy says a short write without a number: the disk took no more
+            raise disk_error(failed if failed.errno else OSError(errno.ENOSPC, str(failed)), target) from failed
         raise
-    return report(target, weights.shapes, choices, notes(quant, grams))
+    made = report(target, weights.shapes, choices, (*notes(quant, grams), *said))
+    return made if apart is None else made.model_copy(update={"bytes": made.bytes + beside.stat().st_size})
+
+
+def size(checkpoint: Path, *, quant: Quant = "Q4_K_M", imatrix: bool = True, lora: Literal["merged", "apart"] = "merged") -> int:
+    """Bytes of the tensors that `export` would write of a calibrated model, from the shapes alone; the vocabulary before them is as long in every file of a model."""
+    weights = LlamaWeights(checkpoint, None)
+    choices = types(weights, quant, important=imatrix and quant not in PLAIN)
+    return sum(shape_bytes(choices[name].written, shape) for name, shape in weights.shapes.items())
+
+
+def types(weights: LlamaWeights, quant: Quant, *, important: bool) -> dict[str, Choice]:
+    """The type of each tensor."""
+    sharing = weights.heads // weights.kv_heads
+    return {
+        name: tensor_type(name, shape, quant, layers=weights.layers, tied=weights.tied, sharing=sharing, important=important)
+        for name, shape in weights.shapes.items()
+    }
 
 
 def importance(weights: LlamaWeights, name: str, grams: Grams | None) -> NDArray[np.float32] | None:
     """(columns,) mean square of each input column of a matrix: the diagonal of its Gram. None for tensors that no calibration text came through, as llama.cpp has none for the
     embedding. Columns that were always 0 count a millionth of the mean, so that a block of them is still rounded to something."""
-    layer = weights.source_name(name).removesuffix(".weight") if grams is not None and name != ROPE_FREQS else ""
+    layer = weights.source_name(name).removesuffix(".weight") if grams is not None and name not in weights.made else ""
     if grams is None or layer not in grams.inputs:
         return None
     gram = grams.of(layer)
@@ -96,11 +131,12 @@ def notes(quant: Quant, grams: Grams | None) -> tuple[str, ...]:
     return (said, grams.warning) if grams.warning else (said,)
 
 
-def modelfile(file: str, checkpoint: Path) -> str:
+def modelfile(file: str, checkpoint: Path, adapter: str | None = None) -> str:
     """What `ollama create NAME -f Modelfile` reads: the file beside it and the texts that end an answer. The chat template stands in the GGUF file itself."""
     chat = Chat.load(checkpoint)
     stops = chat.tokenizer.convert_ids_to_tokens(sorted(chat.ends))
-    return "\n".join([f"FROM ./{file}", *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops), "PARAMETER temperature 0", ""])
+    head = [f"FROM ./{file}", *([f"ADAPTER ./{adapter}"] if adapter else [])]
+    return "\n".join([*head, *(f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops), "PARAMETER temperature 0", ""])
 
 
 def encode(name: str, values: torch.Tensor, kind: GgmlType, weighed: NDArray[np.float32] | None = None) -> NDArray[Any]:
@@ -115,33 +151,6 @@ def encode(name: str, values: torch.Tensor, kind: GgmlType, weighed: NDArray[np.
 def shape_bytes(kind: GgmlType, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor of `shape` as `kind`."""
     return int(np.prod(shape[:-1], dtype=np.int64)) * row_bytes(kind, shape[-1])
-
-
-def describe(writer: gguf.GGUFWriter, weights: LlamaWeights, checkpoint: Path, quant: Quant) -> None:
-    """The file's metadata: what a loader needs of config.json, the tokenizer and the template."""
-    config = weights.config
-    parameters = sum(int(np.prod(shape, dtype=np.int64)) for shape in weights.shapes.values())
-    writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(checkpoint.resolve().name)
-    writer.add_size_label(gguf.size_label(parameters, parameters, 0, 0))
-    writer.add_block_count(weights.layers)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(weights.heads)
-    writer.add_head_count_kv(weights.kv_heads)
-    writer.add_rope_freq_base(weights.rope["rope_theta"])
-    if weights.rope.get("rope_type") == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(weights.rope["factor"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_key_length(weights.head_width)
-    writer.add_value_length(weights.head_width)
-    writer.add_file_type(FILE_TYPES[quant])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_rope_dimension_count(weights.head_width)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_vocabulary(writer, checkpoint, config["vocab_size"])
 
 
 def publish(aside: Path, target: Path) -> None:

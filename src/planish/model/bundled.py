@@ -101,7 +101,8 @@ def _convert(model: str) -> Path:
         clean.generation_config = loaded.generation_config
         clean.half().save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        about: dict[str, Any] = {"model": model, "package": package, "file": file, "note": "the bundled weights were already 4-bit (Q4_1) before this copy"}
+        about: dict[str, Any] = {"model": model, "package": package, "file": file, "license": "apache-2.0"}
+        about["note"] = "the bundled weights were already 4-bit (Q4_1) before this copy"
         (partial / "bundled.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
     return write_folder(final, fill)

@@ -19,10 +19,14 @@ from planish.scores import Metric
 ROWS = 256
 """Predictions whose logits are in memory at once."""
 RESAMPLES = 2000
+Logits = Callable[[Sequence[int]], Tensor]
+"""A runtime of another kind: token ids -> (T, V) fp32."""
 
 
 @torch.no_grad()
-def closeness(source: nn.Module, other: nn.Module, sequences: Sequence[Sequence[int]], advance: Callable[[int], object] = lambda _: None) -> dict[str, Metric]:
+def closeness(
+    source: nn.Module, other: nn.Module | Logits, sequences: Sequence[Sequence[int]], advance: Callable[[int], object] = lambda _: None
+) -> dict[str, Metric]:
     """`kl`: mean KL(source || other) in nats a token; `top1_agreement`: how often both would say the same next; `perplexity` of the other and `source_perplexity`.
 
     Every token of every sequence is predicted from those before it; intervals are bootstrapped over sequences. Raises InputError without a sequence of two tokens.
@@ -31,14 +35,11 @@ def closeness(source: nn.Module, other: nn.Module, sequences: Sequence[Sequence[
     if not rows:
         raise InputError(Problem("closeness", "there is no text to compare on", "give validation rows"))
     sums = np.zeros((len(rows), 5))
-    use_plain(source)
-    use_plain(other)
     for place, ids in enumerate(rows):
         tokens = torch.tensor([list(ids)], device=next(source.parameters()).device)
-        hidden = [backbone(model)(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state[0] for model in (source, other)]
+        said = [_predictions(model, tokens[:, :-1]) for model in (source, other)]
         for first in range(0, len(ids) - 1, ROWS):
-            said = [head_of(model).logits(part[first : first + ROWS]) for model, part in zip((source, other), hidden, strict=True)]
-            sums[place] += _compared(said[0], said[1], tokens[0, first + 1 :])
+            sums[place] += _compared(said[0](first), said[1](first), tokens[0, first + 1 :])
         advance(1)
     count = sums[:, 4]
     found = {"kl": _metric("kl", sums[:, 0], count, higher=False), "top1_agreement": _metric("top1_agreement", sums[:, 1], count, higher=True)}
@@ -49,6 +50,16 @@ def closeness(source: nn.Module, other: nn.Module, sequences: Sequence[Sequence[
         raised = {"value": float(np.exp(nats.value)), "low": float(np.exp(nats.low)), "high": float(np.exp(nats.high))}
         found[name] = nats.model_copy(update=raised)
     return found
+
+
+def _predictions(model: nn.Module | Logits, tokens: Tensor) -> Callable[[int], Tensor]:
+    """Of tokens (1, T): place -> (ROWS, V) logits from there on. A module's are formed for the rows asked for alone."""
+    if not isinstance(model, nn.Module):
+        whole = model(tokens[0].tolist()).to(tokens.device)
+        return lambda first: whole[first : first + ROWS]
+    use_plain(model)
+    hidden, head = backbone(model)(input_ids=tokens, use_cache=False).last_hidden_state[0], head_of(model)
+    return lambda first: head.logits(hidden[first : first + ROWS])
 
 
 def _compared(source: Tensor, other: Tensor, target: Tensor) -> Floats:

@@ -78,6 +78,8 @@ def tensor_type(name: str, shape: tuple[int, ...], quant: Quant, *, layers: int,
 def part_type(part: str, layer: int, quant: Quant, *, layers: int, sharing: int, important: bool) -> GgmlType:
     """What the mix wants for one matrix of a layer, whatever its shape."""
     base = BASE[quant]
+    if part == "attn_qkv.weight":  # Phi 3's, fused
+        return {"Q3_K_M": GgmlType.Q4_K, "Q4_K_M": GgmlType.Q5_K, "Q5_K_M": GgmlType.Q6_K}.get(quant, base)
     down, value = part == "ffn_down.weight", part == "attn_v.weight"
     if quant in ("Q4_K_M", "Q5_K_M") and (down or value):
         return GgmlType.Q6_K if use_more_bits(layer, layers) else base

@@ -1,8 +1,9 @@
-"""The tokenizer of a checkpoint folder as GGUF metadata: byte-level BPE, its special ids and its chat template."""
+"""The tokenizer of a checkpoint folder as GGUF metadata: byte-level BPE or SentencePiece, its special ids and its chat template."""
 
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import gguf
 from tokenizers import Tokenizer
 
 from planish.errors import InputError, Problem
+from planish.model.gguf_spm import ABSENT_SCORE, ADDED_SCORE, FIX, SPACE, is_sentencepiece, pieces
+from planish.model.gguf_stripping import model_name
+from planish.model.json_object import read_json
 
 PROBE = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) "
@@ -33,12 +37,16 @@ KNOWN = {
     "63b97e4253352e6f357cc59ea5b583e3a680eaeaf2632188c2b952de2588485e": "tekken",
     "855059429035d75a914d1eda9f10a876752e281a054a7a3d421ef0533e5b6249": "smollm",
     "9d032fcbd5501f4a38150912590928bfb36091efb5df11b8e2124b0390e3fb1e": "falcon3",
+    "a8594e3edff7c29c003940395316294b2c623e09894deebbc65f33f1515df79e": "dbrx",
+    "ccc2ef013c104be7bae2965776d611e1d7a8a2a9c547dd93a682c9a9fc80352e": "gpt-4o",
     "a1e163ecab2e718a4c829d1148b6e86824ec36163bb71941c3dca9cd5ac25756": "mellum",
     "c136ed14d01c2745d4f60a9596ae66800e2b61fa45643e72436041855ad4089d": "smaug-bpe",
     "d4540891389ea895b53b399da6ac824becc30f2fba0e9ddbb98f92e55ca0e97c": "qwen2",
     "d5f1dd6f980fec569fb218a81a7658ac45fc56b38c5a0adeb1c232fbe04ef5ec": "seed-coder",
     "e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea": "qwen2",
 }
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 PATTERNS = {
@@ -69,41 +77,73 @@ def by_structure(pre: dict[str, Any]) -> str | None:
     return None
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) -> None:
-    """Write tokens, token types, merges, special ids and the chat template of `checkpoint` into `writer`.
+def file_name(checkpoint: Path) -> tuple[str, tuple[str, ...]]:
+    """The model's name as the file may say it, and what must be said of its tokenizer. Raises InputError where there is no tokenizer.json."""
+    return model_name(checkpoint.resolve().name, read_json(checkpoint / "tokenizer.json"))
 
-    Raises InputError when there is no tokenizer.json, when it is not byte-level BPE, or when it holds more tokens than `vocab_size` embedding rows.
+
+def add_vocabulary(writer: gguf.GGUFWriter, checkpoint: Path, vocab_size: int) -> tuple[str, ...]:
+    """Write tokens, token types, merges or scores, special ids and the chat template of `checkpoint` into `writer`; gives what must be said of them.
+
+    Raises InputError when there is no tokenizer.json, when it is of another kind, or when it holds more tokens than `vocab_size` embedding rows.
     """
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         raise InputError(Problem(str(path), "is missing", "save the tokenizer beside the weights"))
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_json(path)
     model, added = spec["model"], {token["id"]: token for token in spec.get("added_tokens", [])}
-    if model.get("type") != "BPE" or model.get("byte_fallback") or "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")):
-        raise InputError(Problem("tokenizer.json", f"is not byte-level BPE (type {model.get('type')})", "only byte-level BPE can be exported to GGUF"))
+    scored = is_sentencepiece(spec)
+    if model.get("type") != "BPE" or not (scored or "ByteLevel" in json.dumps(spec.get("pre_tokenizer"))):
+        raise InputError(Problem("tokenizer.json", f"is not byte-level BPE (type {model.get('type')})", FIX))
     content = {index: token for token, index in model["vocab"].items()} | {index: token["content"] for index, token in added.items()}
     if max(content) >= vocab_size:
         raise InputError(Problem("tokenizer.json", f"token id {max(content)} has no row among the {vocab_size} of the embedding", "resize the embedding"))
 
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(Tokenizer.from_file(str(path)), spec))
+    types = [token_type(index, content, added, model.get("unk_token") if scored else None) for index in range(vocab_size)]
+    said = add_pieces(writer, spec, added, vocab_size) if scored else add_merged(writer, path, spec)
+    if scored:  # llama.cpp finds added tokens in the text as it was written, before spaces are replaced
+        content |= {index: content[index].replace(SPACE, " ") for index in content if types[index] == gguf.TokenType.USER_DEFINED}
     writer.add_token_list([content.get(index, f"[PAD{index}]") for index in range(vocab_size)])
-    writer.add_token_types([token_type(index, content, added) for index in range(vocab_size)])
-    special = gguf.SpecialVocab(checkpoint, load_merges=True, n_vocab=vocab_size)
+    writer.add_token_types(types)
+    special = gguf.SpecialVocab(checkpoint, load_merges=not scored, n_vocab=vocab_size)
     # Said outright: a reader that finds no word on it falls back to a default of the pre-tokenizer's name, which for some is to add one.
     special.add_special_token.setdefault("bos", False)
     special.add_to_gguf(writer, quiet=True)
     for kind, index in zip(("eot", "eom"), more_stop_ids(checkpoint, special.special_token_ids.get("eos")), strict=False):
         if kind not in special.special_token_ids:
             getattr(writer, f"add_{kind}_token_id")(index)
+    return said
 
 
-def token_type(index: int, content: dict[int, str], added: dict[int, dict[str, Any]]) -> int:
-    """CONTROL for special tokens (and those that look it), USER_DEFINED for other added ones, UNUSED for ids no token has."""
+def add_merged(writer: gguf.GGUFWriter, path: Path, spec: dict[str, Any]) -> tuple[str, ...]:
+    """What llama.cpp cuts by byte-level BPE with; nothing to be said."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(Tokenizer.from_file(str(path)), spec))
+    return ()
+
+
+def add_pieces(writer: gguf.GGUFWriter, spec: dict[str, Any], added: dict[int, dict[str, Any]], vocab_size: int) -> tuple[str, ...]:
+    """What llama.cpp cuts by a SentencePiece vocabulary with; gives what it does otherwise."""
+    found = pieces(spec)
+    last = -float(len(found.scores))  # of pieces that no merge makes: single characters and bytes, whose score is never compared
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    known = set(spec["model"]["vocab"].values())
+    scores = [ADDED_SCORE if index in added else found.scores.get(index, last) if index in known else ABSENT_SCORE for index in range(vocab_size)]
+    writer.add_token_scores(scores)
+    writer.add_add_space_prefix(found.prefixed)
+    return found.notes
+
+
+def token_type(index: int, content: dict[int, str], added: dict[int, dict[str, Any]], unknown: str | None = None) -> int:
+    """CONTROL for special tokens (and those that look it), USER_DEFINED for other added ones, UNUSED for ids no token has; of a SentencePiece vocabulary, whose `unknown`
+    piece is named, UNKNOWN for that and BYTE for the pieces of bytes."""
     if index not in content:
         return int(gguf.TokenType.UNUSED)
+    if unknown is not None and BYTE.fullmatch(content[index]):
+        return int(gguf.TokenType.BYTE)
     if index not in added:
-        return int(gguf.TokenType.NORMAL)
+        return int(gguf.TokenType.UNKNOWN if content[index] == unknown else gguf.TokenType.NORMAL)
     text = content[index]
     looks_special = text.startswith("<|") and text.endswith("|>")
     return int(gguf.TokenType.CONTROL if added[index].get("special") or looks_special else gguf.TokenType.USER_DEFINED)
@@ -112,5 +152,5 @@ def token_type(index: int, content: dict[int, str], added: dict[int, dict[str, A
 def more_stop_ids(checkpoint: Path, eos: int | None) -> list[int]:
     """The end ids that generation_config.json names besides the tokenizer's `eos`."""
     path = checkpoint / "generation_config.json"
-    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    named = read_json(path).get("eos_token_id") if path.is_file() else None
     return [index for index in (named if isinstance(named, list) else [named]) if isinstance(index, int) and index != eos]

@@ -1,87 +1,75 @@
-"""A Llama-shaped checkpoint folder as llama.cpp's tensors: names, shapes and values, streamed from memory-mapped safetensors."""
+"""A checkpoint folder as llama.cpp's tensors: names, shapes and values, streamed from memory-mapped safetensors."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from planish.errors import InputError, Problem
+from planish.model.gguf_config import context, query_factor, read_config, rope_tensors, rotary
+from planish.model.gguf_families import FAMILIES, OUTSIDE
+from planish.model.llama_shapes import wrong_shapes
 from planish.model.lora_folder import LoraFolder
+from planish.model.tensor_stream import FLOATING, TensorFolder, refuse_second_head
 
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
-"""transformers' families, and llama.cpp's architecture that computes them. SmolLM is a Llama."""
-PAIRED = ("llama",)
-"""Architectures whose rotary rows llama.cpp wants in pairs; the others turn halves, as transformers does."""
-ROTARY = ("default", "linear", "llama3")
-OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-INSIDE = {
-    "input_layernorm": "attn_norm",
-    "mlp.down_proj": "ffn_down",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.v_proj": "attn_v",
-}
-NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
-"""What the layers of Qwen3 have besides."""
-ROPE_FREQS = "rope_freqs.weight"
+SHOWN = 8
+"""Wrong shapes that are named."""
 
 
 class LlamaWeights:
     """The tensors of a checkpoint, with an optional LoRA folder merged as they are read.
 
-    `shapes` maps llama.cpp's tensor names to (rows, columns) or (values,), in the order in which `stream` yields them.
+    `shapes` maps llama.cpp's tensor names to (rows, columns) or (values,), in the order in which `stream` yields them; `made` are those that no tensor of the checkpoint
+    is the source of. `context` is the length for which llama.cpp computes what transformers does.
     Raises InputError with every problem found: architecture, activation, rotary scaling, missing or unknown tensors, an adapter for another base.
     """
 
     def __init__(self, checkpoint: Path, adapter: Path | None = None) -> None:
         self.config = read_config(checkpoint)
-        self.architecture = ARCHITECTURES[self.config["architectures"][0]]
-        self._inside = INSIDE | (NORMS if self.architecture == "qwen3" else {})
+        self.family = FAMILIES[self.config["architectures"][0]]
         self.layers: int = self.config["num_hidden_layers"]
         self.heads: int = self.config["num_attention_heads"]
         self.kv_heads: int = self.config.get("num_key_value_heads") or self.heads
         self.head_width: int = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
         self.rope = rotary(self.config)
+        self.rotary_width = int(self.head_width * (self.rope.get("partial_rotary_factor") or self.config.get("partial_rotary_factor") or 1.0))
+        self.context = context(self.config, self.family)
+        self.query_factor = query_factor(self.config, self.family, self.head_width)
+        self.made = rope_tensors(self.config, self.rotary_width)
         self.tied = bool(self.config.get("tie_word_embeddings"))
-        self._files: list[Any] = [safe_open(str(path), framework="pt") for path in weight_files(checkpoint)]
-        self._source: dict[str, tuple[str, Any]] = {}  # llama.cpp's name -> (the checkpoint's name, its open file)
+        self._tensors = TensorFolder(checkpoint)
+        if self.tied:
+            refuse_second_head(self._tensors)
+        self._source: dict[str, str] = {}  # llama.cpp's name -> the checkpoint's
         self._adapter = LoraFolder(adapter) if adapter is not None else None
         problems = self._map()
         if self._adapter is not None:
-            known = {name for name, _ in self._source.values()}
+            known = {*self._source.values()}
             problems += [Problem(f"{adapter}: {name}", "is not a weight of this checkpoint") for name in self._adapter.weights if name not in known]
         if problems:
             raise InputError(*problems)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        if self.rope.get("rope_type") == "llama3":
-            self.shapes[ROPE_FREQS] = (self.head_width // 2,)
-        for name, (key, file) in self._source.items():
-            self.shapes[name] = tuple(file.get_slice(key).get_shape())
-        rows = self.shapes["token_embd.weight"][0]
-        if rows != self.config["vocab_size"]:
-            raise InputError(Problem(str(checkpoint), f"the embedding has {rows} rows, config.json says vocab_size {self.config['vocab_size']}"))
+        self.shapes: dict[str, tuple[int, ...]] = {name: tuple(values.shape) for name, values in self.made.items()}
+        for name, key in self._source.items():
+            self.shapes[name] = self._tensors.entries[key].shape
+        wrong = wrong_shapes(self.shapes, self.config, heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
+        if wrong:
+            raise InputError(*wrong[:SHOWN])
 
     def _map(self) -> list[Problem]:
-        problems, found = [], {key: file for file in self._files for key in file.keys()}  # noqa: SIM118 (not a dict)
-        for key in sorted(found, key=natural):
+        problems = []
+        for key, entry in sorted(self._tensors.entries.items(), key=lambda one: natural(one[0])):
             if self.tied and key == "lm_head.weight":
-                continue  # transformers ignores it too: the embedding is the output matrix
-            name = gguf_name(key, self._inside)
-            if name is None:
+                continue  # the embedding once more
+            name = gguf_name(key, self.family.inside)
+            if name is None or (key.endswith(".bias") and not self.family.biases):
                 if not key.endswith("rotary_emb.inv_freq"):
                     problems.append(Problem(key, "is no tensor of this family", "export the base architecture, without added modules"))
+            elif entry.dtype not in FLOATING:
+                problems.append(Problem(key, f"is {entry.dtype}, no floating weights", "save the model in fp32 or 16 bits"))
             else:
-                self._source[name] = (key, found[key])
+                self._source[name] = key
         for name in self._expected():
             if name not in self._source:
                 problems.append(Problem(name, "is missing from the checkpoint", "save the whole model"))
@@ -89,34 +77,52 @@ class LlamaWeights:
 
     def _expected(self) -> list[str]:
         names = ["token_embd.weight", "output_norm.weight"] + ([] if self.tied else ["output.weight"])
-        return names + [f"blk.{layer}.{part}.weight" for layer in range(self.layers) for part in self._inside.values()]
+        return names + [f"blk.{layer}.{part}.weight" for layer in range(self.layers) for part in self.family.inside.values()]
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, values) fp32, in the order of `shapes`; the adapter is merged and the rotary rows are in llama.cpp's order."""
+        """(name, values) fp32, in the order of `shapes`; the adapter is merged, and the values are as llama.cpp's graph of this family wants them."""
         for name in self.shapes:
-            if name == ROPE_FREQS:
-                yield name, llama3_factors(self.rope, self.head_width)
+            if name in self.made:
+                yield name, self.made[name]
                 continue
-            key, file = self._source[name]
-            values = file.get_tensor(key).float()
+            key = self._source[name]
+            values = self._tensors.read(key).reshape(self.shapes[name])
             if self._adapter is not None:
                 values = self._adapter.add_to(key, values)
             part = key.rsplit(".", 2)[-2]
-            if part in ("q_proj", "k_proj") and self.architecture in PAIRED:
-                values = interleave(values, self.heads if part == "q_proj" else self.kv_heads)
-            yield name, values.contiguous()
+            if self.family.shifted and part.endswith("norm"):
+                values = values + 1
+            yield name, self.rows(part, values).contiguous()
+
+    def rows(self, part: str, values: torch.Tensor) -> torch.Tensor:
+        """Rows of the module `part` (q_proj) in llama.cpp's rotary order and query scale: of its weight, or of the B of a LoRA on it."""
+        if part == self.family.scaled:
+            values = values * self.query_factor
+        return interleave(values, self._heads(part)) if self._turned(part) else values
 
     def source_name(self, name: str) -> str:
         """The checkpoint's name of one of llama.cpp's tensors."""
-        return self._source[name][0]
+        return self._source[name]
+
+    def file_name(self, key: str) -> str:
+        """llama.cpp's name of one of the checkpoint's tensors."""
+        return next(name for name, source in self._source.items() if source == key)
 
     def restored(self, key: str, values: torch.Tensor) -> torch.Tensor:
-        """Values of llama.cpp's tensor in the order of the checkpoint's tensor `key`: the reverse of what `stream` does to the rotary rows."""
+        """Values of llama.cpp's tensor as those of the checkpoint's tensor `key`: the reverse of what `stream` does."""
         part = key.rsplit(".", 2)[-2]
-        if part not in ("q_proj", "k_proj") or self.architecture not in PAIRED:
-            return values
-        heads = self.heads if part == "q_proj" else self.kv_heads
-        return values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        if self._turned(part):
+            heads = self._heads(part)
+            values = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        if part == self.family.scaled:
+            values = values / self.query_factor
+        return values - 1 if self.family.shifted and part.endswith("norm") else values
+
+    def _turned(self, part: str) -> bool:
+        return self.family.paired and part in ("q_proj", "k_proj")
+
+    def _heads(self, part: str) -> int:
+        return self.heads if part == "q_proj" else self.kv_heads
 
 
 def natural(key: str) -> list[tuple[int, str]]:
@@ -124,7 +130,7 @@ def natural(key: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in key.split(".")]
 
 
-def gguf_name(key: str, inside: dict[str, str]) -> str | None:
+def gguf_name(key: str, inside: Mapping[str, str]) -> str | None:
     """llama.cpp's name of a transformers tensor, `inside` those of a layer; None when it has none."""
     stem, _, suffix = key.rpartition(".")
     if suffix not in ("weight", "bias"):
@@ -141,62 +147,3 @@ def gguf_name(key: str, inside: dict[str, str]) -> str | None:
 def interleave(values: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of a query or key matrix (or bias) from transformers' rotary order (halves) to llama.cpp's (pairs)."""
     return values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-
-
-def read_config(checkpoint: Path) -> dict[str, Any]:
-    """config.json, refused with every reason for which the weights cannot be one of llama.cpp's architectures that are known here."""
-    path = checkpoint / "config.json"
-    if not path.is_file():
-        raise InputError(Problem(str(path), "is missing", "give a checkpoint folder in the Hugging Face layout"))
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise InputError(Problem(f"{path}: architectures", f"{architecture} cannot be exported to GGUF", "supported: " + ", ".join(ARCHITECTURES)))
-    problems = []
-    if config.get("hidden_act", "silu") != "silu":
-        problems.append(Problem(f"{path}: hidden_act", f"is {config['hidden_act']}; llama.cpp computes silu"))
-    if config.get("quantization_config"):
-        problems.append(Problem(f"{path}: quantization_config", "the weights are quantised already", "export the 16-bit checkpoint"))
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        problems.append(Problem(f"{path}: sliding_window", "llama.cpp attends to everything here", "set it to null if the model was trained so"))
-    if (kind := rotary(config).get("rope_type")) not in ROTARY:
-        problems.append(Problem(f"{path}: rope_parameters", f"rope_type {kind} cannot be exported", "supported: " + ", ".join(ROTARY)))
-    if problems:
-        raise InputError(*problems)
-    return config
-
-
-def rotary(config: dict[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` (transformers 5), or the same from `rope_theta` and `rope_scaling` (transformers 4)."""
-    found: dict[str, Any] = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    found.setdefault("rope_type", found.get("type", "default"))
-    found.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    return found
-
-
-def llama3_factors(rope: dict[str, Any], width: int) -> torch.Tensor:
-    """(width / 2,) what llama.cpp divides each rotary frequency by, for Llama 3.1's scaling."""
-    factor, low, high = rope.get("factor", 8.0), rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
-    trained = rope.get("original_max_position_embeddings", 8192)
-    factors = []
-    for frequency in (1.0 / (rope["rope_theta"] ** (torch.arange(0, width, 2, dtype=torch.float32) / width))).tolist():
-        length = 2 * math.pi / frequency
-        if length < trained / high:
-            factors.append(1.0)
-        elif length > trained / low:
-            factors.append(factor)
-        else:
-            smooth = (trained / length - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
-    return torch.tensor(factors, dtype=torch.float32)
-
-
-def weight_files(checkpoint: Path) -> list[Path]:
-    """The safetensors files of the checkpoint: one, or those that its index names."""
-    index = checkpoint / "model.safetensors.index.json"
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    paths = [checkpoint / name for name in names]
-    absent = [Problem(str(path), "is missing", "give a checkpoint with safetensors weights") for path in paths if not path.is_file()]
-    if absent:
-        raise InputError(*absent)
-    return paths

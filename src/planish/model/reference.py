@@ -7,10 +7,11 @@ stage, a residual start (PiSSA) or trained base weights are left as they start. 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Sequence as Seq
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import torch
 from torch import nn
 
 from planish.data.tree import Sequence, pack
+from planish.errors import Problem, RunFailed
 from planish.model.policy import score
 from planish.model.ranks import ALONE, Ranks
+from planish.model.reference_store import ReferenceStore
 from planish.model.residual_start import started
+from planish.rows import content_hash
 
 AT_ONCE = 512
 """Sequences computed between two writes to disk: so many are lost at most when a run is killed."""
@@ -29,75 +33,87 @@ AT_ONCE = 512
 
 @dataclass
 class StartingModel:
-    """Gives the weighted log-probability of sequences under `model` as it is before training. `meaning` names that model: base, adapter to go on from, adapter.
+    """Gives the weighted log-probability of sequences under `model` as it is before training.
 
-    `path` holds one JSON line per sequence, its key a hash over meaning, precision, ids and weights; a line torn by a kill is computed anew. `computed` counts the
-    sequences that were not found there; without a path they are kept in memory alone. Every rank must ask for the same sequences.
+    `base` names that model as it lies below its adapter: weights, and the adapter to go on from, if any. `adapter` is what its start depends on besides, and counts only where
+    the adapter cannot be switched off: so a run with another rank, rate or seed finds what an earlier one computed. `folder` keeps the values
+    (planish.model.reference_store), in memory alone where it is None; a sequence's key is a hash of its ids and weights, which the template and the tokenizer made.
+    `computed` counts the sequences that were not found, `tokens` what was sent through the model for them. Every rank must ask for the same sequences.
     """
 
     model: nn.Module
-    meaning: dict[str, Any]
-    path: Path | None
+    base: dict[str, Any]
+    folder: Path | None
     precision: str
     device: str = "cpu"
     micro_tokens: int = 4096
     ranks: Ranks = ALONE
     continued: bool = False
+    adapter: dict[str, Any] = field(default_factory=dict)
+    asked: int = 0
     computed: int = 0
+    tokens: int = 0
     _known: dict[str, float] | None = field(default=None, repr=False)
 
     def __call__(self, sequences: Seq[Sequence]) -> list[float]:
-        """One number per sequence, in their order."""
-        keys = [self._key(sequence) for sequence in sequences]
+        """One number per sequence, in their order. Raises RunFailed where the model gives none."""
+        keys = [_key(sequence) for sequence in sequences]
         known = self._read()
         missing = {key: sequence for key, sequence in zip(keys, sequences, strict=True) if key not in known}
         waiting = list(missing.items())
         for start in range(0, len(waiting), AT_ONCE):
             part = waiting[start : start + AT_ONCE]
             found = dict(zip([key for key, _ in part], self._computed([sequence for _, sequence in part]), strict=True))
+            if not all(map(math.isfinite, found.values())):
+                why = "gives an answer no finite log-probability, before any training"
+                raise RunFailed(Problem("the model that training starts from", why, "train it in fp32, or take the weights that were meant"))
             known.update(found)
-            if self.path is not None and self.ranks.first:
-                _write(self.path, found)
-        self.computed += len(waiting)
+            if self.ranks.first:
+                self._store.add(found)
+        self.asked, self.computed = self.asked + len(set(keys)), self.computed + len(waiting)
         return [known[key] for key in keys]
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """What was asked, what of it was not known, the tokens computed for it, and files of the cache that were found spoilt."""
+        return {"sequences": self.asked, "computed": self.computed, "tokens": self.tokens, "spoilt": self._store.spoilt}
+
     def _computed(self, sequences: list[Sequence]) -> list[float]:
-        values = [0.0] * len(sequences)
+        values, tokens = [0.0] * len(sequences), 0
         mine = self.ranks.mine(range(len(sequences)))
         was = self.model.training
         self.model.eval()
-        with torch.inference_mode(), _base_alone(self.model, self.continued):
+        with torch.inference_mode(), self.model.disable_adapter() if self._base_alone else nullcontext():  # type: ignore[operator]
             for members, tree in pack([(sequences[index],) for index in mine], 2 * self.micro_tokens):
                 sums = score(self.model, tree, self.precision, self.device).sums().tolist()
+                tokens += len(tree.ids)
                 for member, value in zip(members, sums, strict=True):
                     values[mine[member]] = value
         self.model.train(was)
-        return self.ranks.total(*values)
-
-    def _key(self, sequence: Sequence) -> str:
-        about = json.dumps([self.meaning, self.precision], sort_keys=True).encode()
-        return hashlib.sha256(about + np.array(sequence.ids, np.int64).tobytes() + np.array(sequence.weights, np.float64).tobytes()).hexdigest()
+        *values, spent = self.ranks.total(*values, tokens)
+        self.tokens += int(spent)
+        return values
 
     def _read(self) -> dict[str, float]:
         if self._known is None:
-            lines = self.path.read_bytes().decode("utf-8").split("\n") if self.path is not None and self.path.is_file() else [""]
-            self._known = dict(json.loads(line) for line in lines[:-1])  # what stands behind the last line end was torn by a kill
+            self._known = self._store.read()
             self.ranks.wait()  # no rank writes before all have read the same
-            if self.path is not None and self.ranks.first and lines[-1]:
-                self.path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
         return self._known
 
+    @cached_property
+    def _store(self) -> ReferenceStore:
+        about = [self.base, self.precision, torch.device(self.device).type, None if self._base_alone else [self.continued, self.adapter]]
+        return ReferenceStore(self.folder, content_hash(about)[:32])
 
-def _write(path: Path, found: dict[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as out:
-        out.write("".join(json.dumps(item) + "\n" for item in found.items()))
+    @cached_property
+    def _base_alone(self) -> bool:
+        """Whether the model has a fresh adapter that can be switched off without a trace."""
+        from peft import PeftModel
+
+        if self.continued or not isinstance(self.model, PeftModel) or self.model.active_peft_config.is_prompt_learning:
+            return False
+        return started(self.model) is None
 
 
-def _base_alone(model: nn.Module, continued: bool) -> AbstractContextManager[Any]:
-    """The model without its fresh adapter, where it has one that can be switched off without a trace."""
-    from peft import PeftModel
-
-    if continued or not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning or started(model) is not None:
-        return nullcontext()
-    return model.disable_adapter()
+def _key(sequence: Sequence) -> str:
+    return hashlib.sha256(np.array(sequence.ids, np.int64).tobytes() + np.array(sequence.weights, np.float64).tobytes()).hexdigest()[:32]

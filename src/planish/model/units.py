@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem
-from planish.model.tensor_stream import Entry
+from planish.model.safetensors_header import Entry
 
 LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 PART = re.compile(r"^(self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.(weight|bias)$")

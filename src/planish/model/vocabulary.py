@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem
-from planish.model.merge_sources import read_json
+from planish.model.json_object import read_json
 from planish.rows import canonical_json
 
 MAP = "vocabulary_map.json"
