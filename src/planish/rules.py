@@ -2,7 +2,8 @@
 
     rule      = metric operator (metric [("+" | "-") number] | number)
     operator  = ">" | ">=" | "<" | "<="
-    metric    = dotted name: label.macro_f1, best_baseline.label.macro_f1, base.general.next_token_accuracy, quality_retained
+    metric    = dotted name: label.macro_f1, best_baseline.label.macro_f1, base.general.next_token_accuracy, quality_retained,
+                a file's kl and top1_agreement to what it was made from
               | "worst_slice(" key ")." dotted name, against a number: worst_slice(label).label.accuracy >= 0.6
 
 A worst slice is judged on the slices of that key with at least 20 rows: it reaches a bar when the bound of every one does, and misses it when one lies

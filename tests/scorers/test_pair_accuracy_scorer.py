@@ -20,7 +20,7 @@ def _sample(number: int) -> Sample:
 
 def test_e1_p2_the_margin_is_measured_against_the_base() -> None:
     """MISSION E1, preference; P2 Ex: (-10 vs -11, -14 vs -13): (-10 + 11) - (-14 + 13) = 2 nats, which beta .1 makes .2: right. The likelier text of (-20, -15) is
-    the worse answer, yet it gained: (-20 + 25) - (-15 + 15) = 5: right by reward, wrong by likelihood. Equal margins are half a right one."""
+    the worse answer, yet it gained: (-20 + 25) - (-15 + 15) = 5: right by reward, wrong by likelihood. Equal margins are half a right one. The mean margin is (2 + 5 + 0) / 3."""
     right = pair_accuracy.score(_sample(0), (-10.0, -14.0, -11.0, -13.0))
     assert (right.value, right.detail["margin"], 0.1 * right.detail["margin"]) == (1.0, 2.0, pytest.approx(0.2))
     longer = pair_accuracy.score(_sample(1), (-20.0, -15.0, -25.0, -15.0))
@@ -30,6 +30,7 @@ def test_e1_p2_the_margin_is_measured_against_the_base() -> None:
     found = pair_accuracy.metrics([right, longer, tie], ())
     assert found["accuracy"].value == pytest.approx(2.5 / 3)
     assert found["likelihood_accuracy"].value == pytest.approx(2 / 3)
+    assert found["margin"].value == pytest.approx(7 / 3)
 
 
 def test_it_is_the_accuracy_of_the_evidence() -> None:

@@ -56,6 +56,8 @@ RIGHT = [  # (answer, reference): the answer says the reference and nothing else
     ("We add 3 and 4.\n\nThe answer is 7.", "7"),
     ("The answer is: 7", "7"),
     ("the final answer is 7", "7"),
+    ("The final answer to this problem is 7.", "7"),
+    ("The answer to the first question is 7", "7"),
     ("Final answer: 7", "7"),
     ("**Answer:** 7", "7"),
     ("Answer = 7", "7"),

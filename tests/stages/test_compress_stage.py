@@ -35,8 +35,21 @@ train:
   - {objective: sft, adapter: {lora: {r: 4}}, learning_rate: 1e-2, max_steps: 4, batch_size: 8, validations: 1, checkpoints: 1, precision: fp32}
 evaluate: {scorers: [label], general: []}
 gate: ["label.accuracy >= 0"]
-compress: {export: [{gguf: {quant: Q8_0}}, rtn, gptq, awq], gate: ["size_ratio < 2", "kl < 5"]}
+compress: {export: [{gguf: {quant: Q8_0}}, rtn, gptq, awq, {gguf: {quant: F16, lora: apart}}], gate: ["size_ratio < 2", "kl < 5"]}
 """
+
+
+def _papers_hold(artifact: Path) -> None:
+    """MISSION Z5: card, lineage and hashes lie in the folder, or beside the file under its name; each hash is that of its file, and none is missing."""
+    within = artifact if artifact.is_dir() else artifact.parent
+    stem = "" if artifact.is_dir() else f"{artifact.name}."
+    named = dict(reversed(line.split("  ")) for line in (within / f"{stem}SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    assert all(hashlib.sha256((within / name).read_bytes()).hexdigest() == digest for name, digest in named.items())
+    assert {f"{stem}README.md", f"{stem}lineage.json"} <= named.keys()
+    assert ("model-F16.adapter.gguf" in named) == (artifact.name == "model-F16.gguf")
+    lineage = read_json(within / f"{stem}lineage.json")
+    assert lineage["stages"].keys() >= {"prepare", "train", "evaluate"}
+    assert "kl | " in (within / f"{stem}README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -50,8 +63,9 @@ def test_z6_every_file_has_its_figures(tmp_path: Path) -> None:
     folder = outcome.stages["compress"].folder
     assert folder is not None
     files = {entry["file"]: entry for entry in read_json(folder / "compress_report.json")["files"]}
-    assert list(files) == ["model-Q8_0.gguf", "model-RTN-4bit", "model-GPTQ-4bit", "model-AWQ-4bit"]
-    for entry in files.values():
+    assert list(files) == ["model-Q8_0.gguf", "model-RTN-4bit", "model-GPTQ-4bit", "model-AWQ-4bit", "model-F16.gguf"]
+    for name, entry in files.items():
+        _papers_hold(folder / name)
         figures = entry["figures"]
         assert figures.keys() >= {"bytes", "size_ratio", "kl", "top1_agreement", "perplexity", "source_perplexity", "load_seconds", "tokens_per_second"}
         assert figures["kl"]["low"] <= figures["kl"]["value"] <= figures["kl"]["high"]
@@ -141,6 +155,21 @@ def test_z6_a_bit_damaged_file_is_found_out(tmp_path: Path) -> None:
     damaged = closeness(source, load(gguf_plain.plain_folder(tmp_path / "damaged.gguf", model, tmp_path / "damaged"), "fp32"), TEXT)
     assert damaged["kl"].value > 10 * whole["kl"].value
     assert damaged["top1_agreement"].value < whole["top1_agreement"].value
+    for rule in ("kl < 0.02", "top1_agreement >= 0.9"):
+        passed = [rules.decide(rules.parse(rule), ReportFacts([], figures=figures)).passed for figures in (whole, damaged, {})]
+        assert passed == [True, False, False], rule  # a figure that nobody measured fails its rule
+
+
+def test_a_rule_on_closeness_is_decided_by_the_bound_and_fails_without_the_figure() -> None:
+    """A KL of .019 with a one-sided upper bound of .021 does not clear .02, with .0195 it does."""
+    rule = rules.parse("kl < 0.02")
+    kl = Metric(name="kl", value=0.019, n=900, low=0.0170, high=0.0213, lower=0.0173, upper=0.0210, higher_is_better=False)
+    decided = rules.decide(rule, ReportFacts([], figures={"kl": kl}))
+    assert (decided.passed, decided.undecided) == (False, True)
+    assert rules.decide(rule, ReportFacts([], figures={"kl": kl.model_copy(update={"upper": 0.0195})})).passed
+    missing = rules.decide(rule, ReportFacts([], figures={"perplexity": kl}))
+    assert not missing.passed
+    assert "kl was not measured" in missing.why
 
 
 def test_a_gguf_file_stands_for_the_checkpoint_it_was_made_of(tiny: Path, tmp_path: Path) -> None:

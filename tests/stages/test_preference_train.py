@@ -1,4 +1,4 @@
-"""The train stage on preferences: references kept in the work folder, figures in the curve, a second stage measured against the first, and rows of the wrong shape."""
+"""The train stage on preferences: references kept for every run of the workspace, figures in the curve, a second stage measured against the first, and rows of the wrong shape."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.conftest import make_tiny
 
 from planish import pipeline
 from planish.errors import InputError
+from planish.events import EventType
 from planish.model.curve import Step
 from planish.recipe import Recipe, TrainSection
 from planish.stages import _ready, _tuning
@@ -29,9 +30,11 @@ class Heard:
     def __init__(self) -> None:
         self.lines: list[Step] = []
         self.said: list[str] = []
+        self.planned: dict[str, Any] = {}
 
-    def event(self, type: object, body: dict[str, object], severity: str = "info") -> None:
-        """Not asked about here."""
+    def event(self, type: object, body: dict[str, Any], severity: str = "info") -> None:
+        if type is EventType.TRAIN_PLANNED:
+            self.planned = body
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -60,12 +63,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(home: Path, place: Path, data: str = "pairs", start: Path | None = None, **given: Any) -> Job:
-    """One entry with a LoRA of rank 4."""
+def job(home: Path, place: Path, data: str = "pairs", start: Path | None = None, references: Path | None = None, **given: Any) -> Job:
+    """One entry with a LoRA of rank 4; reference log-probabilities are its own unless a folder is named that several share."""
     section = TrainSection.model_validate({"adapter": {"lora": {"r": 4}}, **SECTION, **given})
     paths = (str(home / "model"), str(start) if start else None, str((home / data).resolve()), str(place / "work"), str(place / "out"), str(place / "tokens"))
     (place / "out").mkdir(parents=True)
-    return Job(section.model_dump(mode="json"), *paths)
+    return Job(section.model_dump(mode="json"), *paths, references=str(references or place / "references"))
 
 
 def test_dpo_runs_and_a_second_stage_starts_from_the_first(home: Path, tmp_path: Path) -> None:
@@ -75,8 +78,9 @@ def test_dpo_runs_and_a_second_stage_starts_from_the_first(home: Path, tmp_path:
     assert first.lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
     assert first.lines[-1].loss < 0.5
     assert first.lines[-1].validation_metrics["accuracy"] > 0.9
-    kept = (tmp_path / "a" / "work" / "reference.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(kept) >= 2 * 24
+    kept = [json.loads(path.read_bytes()) for path in (tmp_path / "a" / "references").rglob("*.json")]
+    assert sum(map(len, kept)) >= 2 * 24
+    assert first.planned["reference"]["computed"] == sum(map(len, kept))
     _tuning.tune(job(home, tmp_path / "b", start=tmp_path / "a" / "out" / "adapter", objective="dpo"), second)
     assert second.lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
     assert second.lines[0].metrics["chosen_log_ratio"] == pytest.approx(0, abs=1e-4)
@@ -94,7 +98,7 @@ def test_the_others_run(objective: str, home: Path, tmp_path: Path) -> None:
     heard = Heard()
     _tuning.tune(job(home, tmp_path, objective=objective), heard)
     assert heard.lines[-1].loss < heard.lines[0].loss
-    assert not (tmp_path / "work" / "reference.jsonl").exists()
+    assert not (tmp_path / "references").exists()
 
 
 def test_a_reward_model_runs(home: Path, tmp_path: Path) -> None:
@@ -115,5 +119,31 @@ def test_rows_of_the_wrong_shape_are_refused(home: Path, tmp_path: Path) -> None
 def test_the_test_of_an_entry_writes_no_reference(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning-rate test has no work folder: its references stay in memory."""
     monkeypatch.chdir(tmp_path)
-    _ready.make_ready(replace(job(home, tmp_path / "a", objective="dpo"), work=""))
-    assert not list(tmp_path.rglob("reference.jsonl"))
+    ready = _ready.make_ready(replace(job(home, tmp_path / "a", objective="dpo"), work="", references=None))
+    assert ready.reference is not None
+    assert ready.reference["computed"] == ready.reference["sequences"] > 0
+    assert not list(tmp_path.rglob("references"))
+
+
+def test_a_second_run_computes_no_reference(home: Path, tmp_path: Path) -> None:
+    """Another rate, rank and seed in the same workspace: not one reference token is computed, and the first step's figures are those of the base."""
+    first, second, shared = Heard(), Heard(), tmp_path / "references"
+    _tuning.tune(job(home, tmp_path / "a", references=shared, objective="dpo", max_steps=2), first)
+    other: dict[str, Any] = {"learning_rate": 1e-3, "seed": 7, "adapter": {"lora": {"r": 8}}}
+    _tuning.tune(job(home, tmp_path / "b", references=shared, objective="dpo", max_steps=2, **other), second)
+    assert first.planned["reference"]["tokens"] > 0
+    assert second.planned["reference"] == first.planned["reference"] | {"computed": 0, "tokens": 0}
+    assert second.lines[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert [text for text in second.said if ": 0 of" in text and "the others known" in text]
+
+
+def test_spoilt_references_are_told_of(home: Path, tmp_path: Path) -> None:
+    """A kept file that was cut: its numbers are computed again, and the run says so."""
+    shared = tmp_path / "references"
+    _tuning.tune(job(home, tmp_path / "a", references=shared, objective="dpo", max_steps=2), Heard())
+    path = max(shared.rglob("*.json"), key=lambda one: one.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+    heard = Heard()
+    _tuning.tune(job(home, tmp_path / "b", references=shared, objective="dpo", max_steps=2), heard)
+    assert [text for text in heard.said if "1 files of kept reference log-probabilities were spoilt" in text]
+    assert 0 < heard.planned["reference"]["computed"] <= heard.planned["reference"]["sequences"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed while running, 2 the input or recipe is wrong and nothing was run, 3 a gate said no."""
     # threads that spin long at a barrier starve each other when another process wants a core; must be set before torch loads
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns that a hub kernel is absent, which is not needed
     heed_interrupts()
     try:
         status = app(standalone_mode=False)

@@ -53,6 +53,40 @@ def _train_verb(stage: str, line: str) -> None:
     app.command(stage)(verb)
 
 
+def _compress_verb(stage: str, line: str) -> None:
+    def verb(
+        recipe: RecipePath,
+        workspace: Workspace = HERE,
+        unproven: Unproven = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Say size, time and memory of every file and model instead; nothing is tuned or kept.")
+        ] = False,
+        as_json: Json = False,
+    ) -> None:
+        if dry_run:
+            _forecast(recipe, workspace, as_json)
+        else:
+            _run(recipe, workspace, stage, unproven, as_json)
+
+    verb.__doc__ = _stage_help(stage, line)
+    app.command(stage)(verb)
+
+
+def _forecast(path: Path, workspace: Path, as_json: bool) -> None:
+    """What the recipe's compression would come to."""
+    from planish.recipe import Recipe
+
+    loaded = Recipe.load(path)
+    from planish import compress
+    from planish.progress import Terminal
+
+    found = compress.forecast(loaded, workspace, Terminal())
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else compress.text(found))
+
+
+VERBS = {"train": _train_verb, "compress": _compress_verb}
+
+
 def _find_lr(path: Path, workspace: Path, as_json: bool) -> None:
     """The learning-rate range test of the first entry over the prepared rows: a table, a suggestion, and the curve in the workspace."""
     from planish.errors import InputError, Problem
@@ -85,7 +119,7 @@ for _stage, _line in {
     "observe": "Ask the gold set again of the live endpoint.",
     "feedback": "Turn corrected answers into the next dataset version.",
 }.items():
-    (_train_verb if _stage == "train" else _stage_verb)(_stage, _line)
+    VERBS.get(_stage, _stage_verb)(_stage, _line)
 
 
 def _run(recipe: Path, workspace: Path, until: str, unproven: bool, as_json: bool) -> None:

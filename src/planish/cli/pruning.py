@@ -20,6 +20,7 @@ def prune(
     channels: Annotated[int, typer.Option(min=0, help="MLP channels to remove from every layer.")] = 0,
     vocabulary: Annotated[int | None, typer.Option(min=1, help="Tokens to keep; needs --recipe.")] = None,
     target: Annotated[str | None, typer.Option(help="Parameters to come down to, as 110M or 80%, by removing --take.")] = None,
+    latency: Annotated[str | None, typer.Option(help='Time a token to come down to, measured here, as "20 ms" or "60 tokens/s", by removing --take.')] = None,
     take: Annotated[str, typer.Option(help="What the target takes out: layers, heads or channels.")] = "channels",
     by: Annotated[str, typer.Option(help="Importance: magnitude, gradient, hessian, obs, activation, influence (layers), ablation.")] = "magnitude",
     recipe: Annotated[Path | None, typer.Option(help="A recipe whose training rows say what matters; gold is not read.")] = None,
@@ -50,6 +51,7 @@ def prune(
     request = pruning.Request(
         removal=Removal(layers=layers, heads=heads, channels=channels, vocabulary=vocabulary, by=by),
         target=target,
+        latency=latency,
         take=take,
         zero=zero,
         compare=compare,

@@ -168,7 +168,13 @@ def _headlines(base: EvalReport, tuned: EvalReport) -> list[str]:
     return names
 
 
+UNBOUNDED = ("perplexity", "bits_per_byte")
+"""Metrics that are no share of 1, so that a hundredth of them is no point."""
+
+
 def _points(found: Comparison) -> str:
+    if found.metric.rpartition(".")[2] in UNBOUNDED:
+        return f"{found.metric} {found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}] on {found.n} rows"
     return f"{100 * found.difference:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] on {found.n} rows"
 
 

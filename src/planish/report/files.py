@@ -15,6 +15,16 @@ def front(files: Sequence[tuple[float, float]]) -> list[bool]:
     return [not any(other[0] <= size and other[1] <= lost and other != (size, lost) for other in files) for size, lost in files]
 
 
+def standing(entry: dict[str, Any]) -> str:
+    """Whether a file may ship."""
+    return "UNPROVEN" if "unproven" in entry else "passed" if entry["passed"] else "NOT passed"
+
+
+def unkept(entry: dict[str, Any]) -> str:
+    """Why a file has no figure of what it kept."""
+    return "not measured" if "unproven" in entry else "undefined"
+
+
 def blocks(entries: Sequence[dict[str, Any]]) -> list[Block]:
     """The table, the drawing where there are several files, and the smallest file that passed and is beaten by no other."""
     figures = [{name: Metric.model_validate(figure) for name, figure in entry["figures"].items()} for entry in entries]
@@ -50,11 +60,11 @@ def _row(entry: dict[str, Any], own: dict[str, Metric]) -> list[str]:
         return format(own[name].value / scale, form) if name in own else "not measured"
 
     size = [entry["file"], f"{entry['bytes'] / 1e6:.1f}", f"{entry['bits_per_weight']:.2f}"]
-    kept = str(own["quality_retained"]) if "quality_retained" in own else "undefined"
+    kept = str(own["quality_retained"]) if "quality_retained" in own else unkept(entry)
     near = [
         str(own["kl"]) if "kl" in own else "not measured",
         shown("top1_agreement", ".3f"),
         f"{shown('perplexity', '.3f')} ({shown('source_perplexity', '.3f')})",
     ]
     speed = [shown("load_seconds", ".1f"), shown("tokens_per_second", ".1f"), shown("memory", ".0f", 1e6)]
-    return [*size, kept, *near, *speed, entry.get("runtime", ""), "passed" if entry["passed"] else "NOT passed"]
+    return [*size, kept, *near, *speed, entry.get("runtime") or "nothing here", standing(entry)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from planish.report import files
 from planish.report.blocks import Section, cut, lines, missing
 from planish.report.findings import Findings
@@ -12,14 +14,16 @@ def package_lines(found: Findings) -> list[str]:
     package = found.json("compress", "compress_report.json")
     if not package:
         return ["package: none was made"]
-    said = []
+    said = [package["sentence"]] if "sentence" in package else []  # a report of before has none
+    for variant in package.get("variants", ()):
+        said += variant_lines(variant)
     for entry in package["files"]:
         kept = entry["figures"].get("quality_retained")
-        retained = f"{kept['value']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}] on {kept['n']} gold rows" if kept else "undefined"
+        retained = f"{kept['value']:.3f} [{kept['low']:.3f}, {kept['high']:.3f}] on {kept['n']} gold rows" if kept else files.unkept(entry)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(entry["tensor_types"].items(), key=lambda item: -item[1]))
         said.append(
             f"{entry['file']}: {entry['bytes'] / 1e6:.1f} MB of {entry['source_bytes'] / 1e6:.1f} MB, {entry['bits_per_weight']:.2f} bits per weight; "
-            f"quality retained {retained} ({entry['metric']}), {'passed' if entry['passed'] else 'NOT passed'}"
+            f"quality retained {retained} ({entry['metric']}), {files.standing(entry)}"
         )
         why = "; ".join(sorted({one.get("why", "row length no multiple of the block") for one in entry["fell_back"]}))
         said.append(f"  tensors: {counts}; {len(entry['fell_back'])} fell back to another type" + (f" ({why})" if why else ""))
@@ -29,6 +33,21 @@ def package_lines(found: Findings) -> list[str]:
                 f"  against its source: KL {kl['value']:.4f} nats a token, the same next token in {same['value']:.1%} of {kl['n']} (weights of the file, in fp32)"
             )
         said += [f"  {note}" for note in entry.get("notes", ())]
+    return said
+
+
+def variant_lines(variant: dict[str, Any]) -> list[str]:
+    """What was done to make a smaller or a merged model of the tuned one, and what it cost."""
+    if variant["kind"] == "merged":
+        return [f"{variant['name']} ({variant['method']}): {variant['verdict']['sentence']}"]
+    first, last = variant["steps"][0], variant["steps"][-1]
+    steps = f" in {len(variant['steps'])} steps" if len(variant["steps"]) > 1 else ""
+    said = [f"{variant['name']}: {first['before']:,} parameters -> {last['after']:,}{steps}, chosen by {variant['by']}"]
+    if (timed := variant["latency"]) is not None:
+        said.append(f"  {timed['before']:.2f} ms a token -> {timed['after']:.2f} ms, wanted {timed['target']:.2f} ms (measured: {timed['how']})")
+    said += [f"  warning: {warning}" for step in variant["steps"] for warning in step["warnings"]]
+    if "recovery" in variant:
+        said.append(f"  {variant['recovery']['sentence']}")
     return said
 
 

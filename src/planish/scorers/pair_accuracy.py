@@ -43,6 +43,8 @@ def _first(difference: float) -> float:
 def metrics(
     scores: Sequence[Score], labels: Sequence[str], *, groups: Mapping[str, str] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Metric]:
-    """`accuracy` by the implicit reward, chance and base .5, and `likelihood_accuracy` by the likelihood alone. Raises InputError without rows and on empty references."""
+    """`accuracy` by the implicit reward, chance and base .5, `likelihood_accuracy` by the likelihood alone, and the mean `margin` in nats, of the base 0.
+
+    Raises InputError without rows and on empty references."""
     require_references("pair_accuracy", scores)
-    return tally(scores, ("accuracy", "likelihood_accuracy"), groups=groups, resamples=resamples, seed=seed)
+    return tally(scores, ("accuracy", "likelihood_accuracy", "margin"), groups=groups, resamples=resamples, seed=seed)

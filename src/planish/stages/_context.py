@@ -72,5 +72,5 @@ def write_report(folder: Path, report: EvalReport) -> None:
 
 def read_reports(folder: Path) -> dict[str, EvalReport]:
     """Every report of a stage by system."""
-    found = [EvalReport.model_validate(read_json(path)) for path in sorted((folder / "reports").glob("*.json"))]
+    found = [EvalReport.model_validate(read_json(path)) for path in sorted((folder / "reports").rglob("*.json"))]
     return {report.system: report for report in found}

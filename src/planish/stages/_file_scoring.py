@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from planish.data import dataset
-from planish.engines import llamacpp, transformers
-from planish.model import calibration_text, gguf_plain, packed_checkpoint
+from planish.engines import llamacpp, onnx, transformers
+from planish.model import calibration_text, gguf_plain, nf4, packed_checkpoint
 from planish.model.asker import Asker
 from planish.model.calibration_pass import Calibration
 from planish.model.chat import Chat
 from planish.model.closeness import closeness
 from planish.model.load import load
+from planish.model.onnx_session import GRAPH
 from planish.scores import EvalReport, Metric
-from planish.stages._context import Context
+from planish.stages._context import Context, read_json
 from planish.stages._gold import Gold
 from planish.stages._plain import Plain
 from planish.stages._scoring import judge, readable
@@ -58,19 +59,21 @@ class Runtime:
 
 @dataclass(frozen=True)
 class FileScoring:
-    """Scores the files of one package."""
+    """Scores the files made of `weights`, with the tokenizer `chat`. `original` is what they are held against where that is another model: the tuned one before it was cut."""
 
     context: Context
     gold: Gold
     chat: Chat
     weights: Plain
     prepared: Path
+    original: Plain | None = None
 
     def score(self, path: Path, system: str) -> tuple[EvalReport, Runtime]:
-        """The gold set asked of a GGUF file in llama.cpp, or of a folder of codes in transformers, which computes with the plain weights that its codes stand for."""
+        """The gold set asked of a GGUF file in llama.cpp, an ONNX folder in onnxruntime, a folder of codes in transformers, which computes with the weights that they stand for."""
         began = time.perf_counter()
-        packed = path.is_dir()
-        engine: Any = transformers.start(self._plain(path), precision="fp32") if packed else llamacpp.start(path)
+        graph = (path / GRAPH).is_file()
+        packed = path.is_dir() and not graph
+        engine: Any = onnx.start(path) if graph else transformers.start(self._plain(path), precision="fp32") if packed else llamacpp.start(path)
         loaded = time.perf_counter() - began
         scorers = readable(self.context.recipe.evaluate.scorers)
         context = int(engine.model.config.max_position_embeddings) if packed else engine.context
@@ -83,17 +86,22 @@ class FileScoring:
         finally:
             engine.close()
         written = sum(answer.tokens[1] for answer in answers if answer.tokens is not None)
-        name = "transformers, with the weights that the codes stand for" if packed else "llama.cpp"
+        coded = packed and self._plain(path) != path
+        name = "transformers, with the weights that the codes stand for" if coded else "transformers" if packed else "onnxruntime" if graph else "llama.cpp"
         ran = Runtime(name, loaded, written / seconds if written else None, memory)
         return judge(system, answers, self.gold, scorers, seconds).report, ran
 
     def closeness(self, path: Path) -> dict[str, Metric]:
-        """The file's weights against the original's, both computed by transformers in fp32, on validation rows; nothing without any."""
+        """The file's weights against the original's, both computed by transformers in fp32 (an ONNX folder by onnxruntime), on validation rows; nothing without any, or where
+        both have other tokens."""
+        if self.original is not None and _words(self.original.checkpoint) != _words(self.weights.checkpoint):
+            self.context.progress.say("  closeness to the source was not measured: the vocabulary is another one")
+            return {}
         text = self._text
         if not text:
             self.context.progress.say("  closeness to the source was not measured: there are no validation rows")
             return {}
-        other = load(self._plain(path), "fp32")
+        other: Any = onnx.start(path).logits if (path / GRAPH).is_file() else load(self._plain(path), "fp32")
         with self.context.progress.bar(f"against the source, {path.name}", len(text)) as advance:
             found = closeness(self._source, other, text, advance)
         shutil.rmtree(self._at(path), ignore_errors=True)
@@ -105,13 +113,23 @@ class FileScoring:
 
     @cached_property
     def _source(self) -> Any:
-        return Calibration(self.weights.checkpoint, self.weights.adapter, (), self.context.work).model()
+        of = self.original or self.weights
+        return Calibration(of.checkpoint, of.adapter, (), self.context.work).model()
 
     def _at(self, path: Path) -> Path:
         return self.context.work / f"plain-{path.name}"
 
     def _plain(self, path: Path) -> Path:
+        if path.is_dir() and "quantization_config" not in read_json(path / "config.json"):
+            return path  # plain as it is
         target = self._at(path)
         if target.is_dir():
             return target
-        return packed_checkpoint.plain_folder(path, target) if path.is_dir() else gguf_plain.plain_folder(path, self.weights.checkpoint, target)
+        if path.is_dir():
+            return nf4.plain_folder(path, target) if nf4.is_nf4(path) else packed_checkpoint.plain_folder(path, target)
+        return gguf_plain.plain_folder(path, self.weights.checkpoint, target)
+
+
+def _words(checkpoint: Path) -> tuple[str, int]:
+    """What the ids of a model stand for, and how many it predicts."""
+    return Chat.load(checkpoint).tokenizer_hash, int(read_json(checkpoint / "config.json")["vocab_size"])

@@ -35,10 +35,10 @@ def refusals(recipe: Recipe) -> list[Problem]:
     if not recipe.train:
         return []
     last, found = recipe.train[-1], []
-    if recipe.compress.export and not shelf.find("adapters", last.adapter.name).load().MERGES:
+    if (recipe.compress.export or recipe.compress.prune or recipe.compress.merges) and not shelf.find("adapters", last.adapter.name).load().MERGES:
         kind, reason = next((kind, reason) for kind, reason in STAYS.items() if kind.startswith(last.adapter.name.upper()))
         found.append(Problem("compress.export", f"{kind} cannot be merged: {reason}", "leave compress out, or train lora"))
-    if recipe.compress.merge == "dequantised":
+    if recipe.compress.into == "dequantised":
         if not last.four_bit:
             found.append(Problem("compress.merge", "dequantised is for a base in 4 bits, and train has none", "set four_bit: true there, or merge: original"))
         if any(entry.adapter != last.adapter for entry in recipe.train):
@@ -55,7 +55,7 @@ def plain(recipe: Recipe, base: Path, tuned: Path, prepared: Path, work: Path) -
     assert recipe.compress is not None
     if (tuned / "model").is_dir():
         return Plain(tuned / "model", None)
-    into, config = recipe.compress.merge, adapter_folder.read_config(tuned / "adapter")
+    into, config = recipe.compress.into, adapter_folder.read_config(tuned / "adapter")
     if into == "original" and config.get("peft_type") == "LORA" and not config.get("use_dora"):
         return Plain(base, tuned / "adapter")
     apart: list[float] = []

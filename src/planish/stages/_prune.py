@@ -13,8 +13,10 @@ from torch import Tensor
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.bundled import identity
 from planish.model.cut_folder import Source, check_loads, selected, write_cut
-from planish.model.merge_sources import read_json
-from planish.model.tensor_stream import BYTES, PIECE
+from planish.model.json_object import read_json
+from planish.model.safetensors_header import BYTES
+from planish.model.step_time import StepTime
+from planish.model.tensor_stream import PIECE
 from planish.model.units import Cut, Units, cut_config, layout, parameters, whole
 from planish.model.vocabulary import Fertility, Vocabulary, fertility, with_new_ids
 from planish.progress import Progress, Silent
@@ -42,7 +44,7 @@ class Removal(Noun):
 
 
 class PruneForecast(Noun):
-    """What would be left: parameters and bytes exact, memory (bytes) and seconds estimates. `share` is the part of the parameters that goes."""
+    """What would be left: parameters and bytes exact, memory (bytes) and seconds estimates. `share` is the part of the parameters that goes; `latency` where it was the target."""
 
     parent: str
     removal: Removal
@@ -53,6 +55,7 @@ class PruneForecast(Noun):
     memory: int
     seconds: float
     warnings: list[str] = []
+    latency: StepTime | None = None
 
 
 class PruneReport(PruneForecast):
@@ -119,7 +122,7 @@ def trim(
     return trimmed, measured
 
 
-def forecast(source: Source, cut: Cut, removal: Removal) -> PruneForecast:
+def forecast(source: Source, cut: Cut, removal: Removal, latency: StepTime | None = None) -> PruneForecast:
     """Sizes of a cut, checked to load. Raises InputError for shapes that transformers cannot build and for a cut that takes nothing."""
     config, shapes = cut_config(source.config, source.units, cut), layout(source.entries, source.units, cut)
     check_loads(config, shapes)
@@ -138,6 +141,7 @@ def forecast(source: Source, cut: Cut, removal: Removal) -> PruneForecast:
         memory=6 * PIECE * 4,
         seconds=2 * after * _seconds_a_value(source),
         warnings=[much] if share > TOO_MUCH else [],
+        latency=latency,
     )
 
 
@@ -149,18 +153,19 @@ def prune(
     *,
     words: Vocabulary | None = None,
     measured: Fertility | None = None,
+    latency: StepTime | None = None,
     more: Callable[[Path], object] | None = None,
     progress: Progress | None = None,
 ) -> PruneReport:
     """Write what the cut leaves to the new folder `out`; gives the report that lies in it. The source is never changed, and nothing is left of a failure.
 
-    `words` where the cut trims the vocabulary, with the `measured` fertility; `more` writes what is kept beside the weights.
+    `words` where the cut trims the vocabulary, with the `measured` fertility; `latency` is what was measured to choose the cut; `more` writes what is kept beside the weights.
 
     Raises InputError for an `out` that exists or lies in the source, and for weights that are not finite; RunFailed on a full disk.
     """
     refuse_place(source.folder, out)
     began, shown = time.perf_counter(), progress or Silent()
-    told = forecast(source, cut, removal)
+    told = forecast(source, cut, removal, latency)
     reports: list[PruneReport] = []
 
     def fill(partial: Path) -> None:

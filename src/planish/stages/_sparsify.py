@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.bundled import identity
 from planish.model.cut_folder import Source, selected, write_values
-from planish.model.tensor_stream import BYTES, FLOATING, PIECE
+from planish.model.safetensors_header import BYTES
+from planish.model.tensor_stream import FLOATING, PIECE
 from planish.model.units import LAYER, PART
 from planish.progress import Progress, Silent
 from planish.rows import Noun, canonical_json

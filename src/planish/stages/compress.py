@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from planish import rules, shelf
 from planish.data.task import filled
 from planish.errors import InputError, Problem
 from planish.events import EventType, ReasonCode
-from planish.evidence.facts import ReportFacts
-from planish.evidence.retained import quality_retained
 from planish.model import bundled
-from planish.model.calibration_pass import Calibration
 from planish.model.chat import Chat
-from planish.recipe import Recipe, Use
-from planish.scores import EvalReport, Metric
-from planish.stages._context import Context, Inputs, read_reports, write_json, write_report
+from planish.model.general import evaluate as general_ability
+from planish.recipe import Recipe
+from planish.scores import EvalReport
+from planish.stages import _merged, _recover
+from planish.stages._asking import base_pairs, format_for
+from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
 from planish.stages._file_scoring import FileScoring, calibration
-from planish.stages._gold import read_gold
-from planish.stages._plain import plain, refusals
-from planish.stages._scoring import primary, readable
-from planish.stages.evaluate import candidate_name
+from planish.stages._general import general_options, general_rows
+from planish.stages._gold import Gold, read_gold
+from planish.stages._package import Packed, at_equal_size, packed, sentence
+from planish.stages._plain import Plain, plain, refusals
+from planish.stages._scoring import readable
+from planish.stages._variants import Variant, pruned, whole
+from planish.stages.evaluate import Tuned, candidate_name, score_gold
 from planish.store import Store
 
 NEEDS = ("prepare", "train", "evaluate")
@@ -34,7 +37,9 @@ def options(recipe: Recipe) -> dict[str, Any]:
     assert recipe.compress is not None
     folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     judged = {"scorers": [scorer.model_dump() for scorer in recipe.evaluate.scorers], "decoding": recipe.evaluate.decoding.model_dump()}
-    return {"compress": recipe.compress.model_dump(), "model": bundled.identity(folder), **judged}
+    others = [_merged.identities(recipe, entry) for entry in recipe.compress.merges]
+    general = general_options(recipe) if others else {}
+    return {"compress": recipe.compress.model_dump(), "model": bundled.identity(folder), "others": others, **general, **judged}
 
 
 def preflight(recipe: Recipe, store: Store) -> None:
@@ -43,8 +48,32 @@ def preflight(recipe: Recipe, store: Store) -> None:
     known = filled(recipe, recipe.data.task) if recipe.data.task is not None else recipe
     if known.evaluate.scorers and not readable(known.evaluate.scorers):
         problems.append(_unreadable(known))
+    problems += _impossible(recipe, store)
     if problems:
         raise InputError(*problems)
+
+
+def _impossible(recipe: Recipe, store: Store) -> list[Problem]:
+    """What the entries for smaller and merged models ask and cannot have."""
+    assert recipe.compress is not None
+    asked, problems = recipe.compress, list[Problem]()
+    base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
+    if asked.prune and not asked.export:
+        why = "a smaller model is held against quantisation at equal size, and no file is made of the uncut one"
+        problems.append(Problem("compress.prune", why, "add one: export: [{gguf: {quant: Q4_K_M}}]"))
+    for number, entry in enumerate(asked.prune):
+        problems += _recover.refusals(recipe, entry, f"compress.prune[{number}].recover", store)
+        if entry.by == "influence" and (entry.heads or entry.channels or ((entry.target or entry.latency) and entry.take != "layers")):
+            problems.append(Problem(f"compress.prune[{number}].by", "influence scores layers alone", "choose gradient, hessian, obs or activation"))
+    for number, other in enumerate(asked.merges):
+        where = f"compress.merge[{number}]"
+        if not (other.export or asked.export):
+            problems.append(Problem(f"{where}.export", "no file would be made of the merged model", "export: [{gguf: {quant: Q4_K_M}}]"))
+        try:
+            _merged.spec_of(other, base, recipe.resolve, where)
+        except InputError as refused:
+            problems += refused.problems
+    return problems
 
 
 def _unreadable(recipe: Recipe) -> Problem:
@@ -65,55 +94,72 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     teacher = read_reports(inputs["evaluate"])[candidate_name(recipe)]
     shutil.copytree(inputs["train"] / "tokenizer", folder / "tokenizer")
     weights = plain(recipe, base, inputs["train"], inputs["prepare"], context.work)
-    chat = Chat.load(folder / "tokenizer")
-    scoring = FileScoring(context, gold, chat, weights, inputs["prepare"])
-    text = calibration(context, inputs["prepare"], weights, chat)
-    entries = [_export(use, scoring, text, teacher, folder) for use in recipe.compress.export]
-    passed = all(entry["passed"] for entry in entries)
+    scoring = FileScoring(context, gold, Chat.load(folder / "tokenizer"), weights, inputs["prepare"])
+    text = calibration(context, inputs["prepare"], weights, scoring.chat)
+    files = [packed(use, scoring, text, teacher, folder) for use in recipe.compress.export]
+    variants = list[dict[str, Any]]()
+    cut: list[Packed] = []
+    for variant in _variants(context, inputs, gold, weights, teacher, base):
+        made = _files_of(variant, scoring, teacher, folder)
+        variants.append({"name": variant.name, **variant.story})
+        cut += made if variant.cut else []
+        files += made
+    compared = at_equal_size(cut, files[: len(recipe.compress.export)], scoring)
+    said = sentence(files, compared)
+    context.progress.say(f"  {said}")
+    passed = all(one.passed for one in files)
     write_json(
         folder / "compress_report.json",
-        {"unproven": context.unproven, "passed": passed, "merge": recipe.compress.merge, "apart": weights.apart, "files": entries},
+        {
+            "unproven": context.unproven,
+            "passed": passed,
+            "sentence": said,
+            "merge": recipe.compress.into,
+            "apart": weights.apart,
+            "variants": variants,
+            "equal_size": [one.model_dump(mode="json") for one in compared],
+            "files": [one.entry for one in files],
+        },
     )
     if not passed:
-        context.event(
-            EventType.GATE_REFUSED, {"files": [entry["file"] for entry in entries if not entry["passed"]]}, severity="warning", reason_code=ReasonCode.GATE
-        )
+        refused = {"files": [one.entry["file"] for one in files if not one.passed], "sentence": said}
+        context.event(EventType.GATE_REFUSED, refused, severity="warning", reason_code=ReasonCode.GATE)
 
 
-def _export(use: Use, scoring: FileScoring, text: Calibration, teacher: EvalReport, folder: Path) -> dict[str, Any]:
-    """One file, scored in its own runtime against the model it was made from."""
-    context, gold, weights = scoring.context, scoring.gold, scoring.weights
-    assert context.recipe.compress is not None
-    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder, weights.adapter, text)
-    context.event(EventType.ARTIFACT_EXPORTED, made.model_dump(mode="json"))
-    for note in made.notes:
-        context.progress.say(f"  {made.file}: {note}")
-    report, ran = scoring.score(folder / made.file, made.file)
-    write_report(folder, report.model_copy(update={"system": made.file}))
-    metric = primary(readable(context.recipe.evaluate.scorers))
-    size = sum(path.stat().st_size for path in weights.checkpoint.glob("*.safetensors"))
-    figures: dict[str, Metric] = {
-        "bytes": Metric(name="bytes", value=made.bytes, n=1, higher_is_better=False),
-        "size_ratio": Metric(name="size_ratio", value=made.bytes / size, n=1, higher_is_better=False),
-        **ran.figures(),
-        **scoring.closeness(folder / made.file),
-    }
-    try:
-        figures["quality_retained"] = quality_retained(report, teacher, metric, groups=gold.groups)
-    except InputError as undefined:  # a rule on it fails as not measured
-        context.progress.say(f"  {made.file}: {undefined.problems[0].why}")
-    facts = ReportFacts([report], [], [teacher], figures=figures, groups=gold.groups)
-    results = [rules.decide(rules.parse(rule), facts) for rule in context.recipe.compress.gate]
-    for result in results:
-        context.progress.say(f"  {made.file}: {'passed' if result.passed else 'NOT passed'}: {result.rule}: {result.why}")
-    return {
-        **made.model_dump(mode="json"),
-        "source_bytes": size,
-        "seconds": report.seconds,
-        "runtime": ran.name,
-        "metric": metric,
-        "value": report.metrics[metric].model_dump(mode="json"),
-        "figures": {name: figure.model_dump(mode="json") for name, figure in figures.items()},
-        "rules": [result.model_dump(mode="json") for result in results],
-        "passed": all(result.passed for result in results),
-    }
+def _variants(context: Context, inputs: Inputs, gold: Gold, weights: Plain, teacher: EvalReport, base: Path) -> Sequence[Variant]:
+    """The smaller and the merged models. The tuned one is written as one checkpoint only where they are asked for."""
+    recipe = context.recipe
+    assert recipe.compress is not None
+    if not (recipe.compress.prune or recipe.compress.merges):
+        return ()
+    tuned = whole(weights, context.work)
+    precision = format_for(gold.task.shape, recipe.train[-1].precision)
+    pairs = base_pairs(base, gold, recipe.evaluate.scorers, precision)
+    unscreened = replace(context, recipe=recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"screen": None})}))
+    rows = general_rows(recipe) if recipe.compress.merges else []
+
+    def score(model: Any, chat: Chat, name: str) -> EvalReport:
+        return score_gold(unscreened, Tuned(model, chat, precision), gold, pairs, what=name).model_copy(update={"system": name})
+
+    def general(model: Any, chat: Chat, name: str) -> EvalReport:
+        with context.progress.bar(name, len(rows)) as advance:
+            return general_ability(model, chat, rows, name, precision, advance, tasks=recipe.evaluate.general_tasks)
+
+    known = inputs["evaluate"] / "general.json"
+    kept = EvalReport.model_validate(read_json(known)) if recipe.compress.merges and known.is_file() else None
+    made = [
+        pruned(context, entry, number, tuned, inputs["prepare"], score, teacher, gold.groups) for number, entry in enumerate(recipe.compress.prune, start=1)
+    ]
+    return made + [
+        _merged.merged(context, entry, number, tuned, base, score, general, teacher, kept, gold.groups)
+        for number, entry in enumerate(recipe.compress.merges, start=1)
+    ]
+
+
+def _files_of(variant: Variant, scoring: FileScoring, teacher: EvalReport, folder: Path) -> list[Packed]:
+    """The files of a smaller or merged model, held against the tuned one."""
+    context = replace(scoring.context, work=scoring.context.work / variant.name)
+    chat, weights = Chat.load(variant.checkpoint), Plain(variant.checkpoint, None)
+    own = replace(scoring, context=context, chat=chat, weights=weights, original=scoring.weights)
+    text = calibration(context, scoring.prepared, weights, chat)
+    return [packed(use, own, text, teacher, folder, variant.name) for use in variant.export]

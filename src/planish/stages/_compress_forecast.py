@@ -1,0 +1,114 @@
+"""What a compression would come to before it runs: bytes, seconds and memory of every file, from a slice of the model that its exporter really writes (MISSION Z6).
+
+Layers of a decoder are alike: a file of 1 layer and one of 2 give what a layer adds, in bytes exactly, but for an exporter that types its layers differently and says the size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from planish import shelf
+from planish.errors import MissingExtra
+from planish.model import step_time
+from planish.model.calibration_pass import Calibration
+from planish.model.cut_folder import Source, write_cut
+from planish.model.units import Cut, whole, without_layers
+from planish.progress import Progress
+from planish.recipe import Use
+from planish.rows import Noun
+
+COMPARED_MODELS = 2
+"""Held in fp32 while a file's predictions are compared: its own and the original's."""
+SLICE_ROWS = 8
+"""Training rows that a slice is calibrated on: its statistics are not kept, its shapes are what is timed."""
+
+
+class FileForecast(Noun):
+    """One file: its bytes, `seconds` to write and to score it, `memory` the most at one time beside the libraries (bytes). `missing`: why its exporter cannot run here."""
+
+    file: str
+    exporter: dict[str, Any]
+    bytes: int | None
+    seconds: float | None
+    memory: int
+    missing: str | None = None
+
+    def of_part(self, share: float) -> FileForecast:
+        """The file of a model with this share of the parameters: in proportion."""
+        return self.model_copy(
+            update={
+                "bytes": None if self.bytes is None else round(self.bytes * share),
+                "seconds": None if self.seconds is None else self.seconds * share,
+                "memory": round(self.memory * (1 + share) / 2),  # the original stands beside it
+            }
+        )
+
+
+class Passes(Noun):
+    """Seconds of passes over text, estimated from one pass timed here: `token` of one token; training rows once for all files, gold and validation rows for each."""
+
+    token: float
+    calibration: float
+    gold: float
+    compared: float
+
+
+class Texts(Noun):
+    """Sequences of the calibration text, and tokens of what is read: gold prompts by the mean of validation rows, because gold is not opened."""
+
+    sequences: tuple[tuple[int, ...], ...]
+    gold: int
+    compared: int
+
+
+def passes(config: dict[str, Any], texts: Texts) -> Passes:
+    """From the time of one row of mean length through a model of these shapes."""
+    tokens = sum(map(len, texts.sequences))
+    each = max(2, tokens // max(1, len(texts.sequences)))
+    second = step_time.pass_seconds(config, each) / each
+    return Passes(token=second, calibration=tokens * second, gold=texts.gold * second, compared=COMPARED_MODELS * texts.compared * second)
+
+
+def forecasts(checkpoint: Path, uses: Sequence[Use], texts: Texts, taken: Passes, progress: Progress) -> list[FileForecast]:
+    """One for each file of a checkpoint; nothing is left of the slices."""
+    source = Source(checkpoint)
+    memory = COMPARED_MODELS * 4 * sum(entry.size for entry in source.entries.values())
+    found = []
+    with TemporaryDirectory() as work, progress.bar("files of a slice", len(uses)) as advance:
+        slices = [_slice(source, count, Path(work) / f"slice-{count}") for count in (1, 2) if count <= source.units.layers]
+        texts_of = [Calibration(place, None, texts.sequences[:SLICE_ROWS], Path(work) / "grams") for place in slices]
+        for number, use in enumerate(uses):
+            try:
+                made = [_made(use, place, Path(work) / f"out-{number}", text) for place, text in zip(slices, texts_of, strict=True)]
+                again = _made(use, slices[0], Path(work) / f"out-{number}", texts_of[0])  # the first one also paid for imports
+            except MissingExtra as absent:
+                found.append(FileForecast(file=use.name, exporter=use.model_dump(mode="json"), bytes=None, seconds=None, memory=memory, missing=str(absent)))
+                continue
+            file, _, seconds = made[-1]
+            more = source.units.layers - len(slices)
+            said = shelf.call("exporters", use.name, "size", use.options) if hasattr(shelf.find("exporters", use.name).load(), "size") else lambda _: 0
+            rest = [size - said(place) for (_, size, _), place in zip(made, slices, strict=True)]  # what is alike in every layer: headers, or all of it
+            size = said(checkpoint) + rest[-1] + more * (rest[-1] - rest[0])
+            spent = seconds + more * max(0.0, seconds - again[2]) + taken.gold + taken.compared
+            found.append(FileForecast(file=file, exporter=use.model_dump(mode="json"), bytes=size, seconds=spent, memory=memory))
+            advance(1)
+    return found
+
+
+def _slice(source: Source, layers: int, place: Path) -> Path:
+    """The model with its first layers alone."""
+    place.mkdir()
+    cut: Cut = without_layers(whole(source.units), tuple(range(layers)))
+    write_cut(source, cut, place, lambda _: None)
+    return place
+
+
+def _made(use: Use, place: Path, out: Path, text: Calibration) -> tuple[str, int, float]:
+    """File, bytes and seconds of an export of a slice."""
+    began = time.perf_counter()
+    made = shelf.call("exporters", use.name, "export", use.options)(place, out / place.name, None, text)
+    return made.file, made.bytes, time.perf_counter() - began
