@@ -170,6 +170,36 @@ def _held(what: str) -> float:
     return float(next(line.split()[1] for line in lines if line.startswith(what))) / 1024
 
 
+def live_bytes(run: Run) -> int:
+    """The most bytes of tensors made in `run` that exist at one time, backward pass included, counted exactly: works on the meta device, which computes nothing."""
+    import weakref
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Counting(TorchDispatchMode):
+        now = most = 0
+        known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, torch.Tensor) and id(storage := leaf.untyped_storage()) not in given and storage not in self.known:
+                    self.known.add(storage)
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self.freed, storage.nbytes())
+            return out
+
+        def freed(self, size: int) -> None:
+            self.now -= size
+
+    with Counting() as counting:
+        run()
+    return counting.most
+
+
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     """The number format of a plain side."""
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

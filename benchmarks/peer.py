@@ -63,7 +63,7 @@ def our_run(model: nn.Module, examples: Sequence[Example], precision: str, devic
     """One epoch through planish's own loop, batches of 16 rows, no checkpoint and no validation; the peer makes none either."""
     rest: dict[str, Any] = dict(max_steps=None, warmup=0.0, validations=0, checkpoints=0, schedule="constant", learning_rate=1e-4, weight_decay=0.0)
     plan = loop.make_plan(len(examples), batch_size=BATCH, epochs=1, micro_tokens=MICRO_TOKENS, clip=1.0, precision=precision, seed=0, **rest)
-    base_of(model).model.register_forward_pre_hook(_count(counters), with_kwargs=True)
+    base_of(model).model.register_forward_pre_hook(count(counters), with_kwargs=True)
 
     def counted(policy: Scored) -> Loss:
         counters.head += len(policy.log_prob)
@@ -76,7 +76,9 @@ def our_run(model: nn.Module, examples: Sequence[Example], precision: str, devic
     return run
 
 
-def _count(counters: Counters, every_position: bool = False) -> Callable[..., None]:
+def count(counters: Counters, every_position: bool = False) -> Callable[..., None]:
+    """A hook before a trunk that adds its tokens, and the head's rows where it is sent every position but the last of a row."""
+
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
         counters.trunk += ids.numel()
@@ -87,27 +89,39 @@ def _count(counters: Counters, every_position: bool = False) -> Callable[..., No
 
 def trainer(folder: Path, examples: Sequence[Example], device: str, *, dtype: str = "float32", peft: dict[str, Any] | None = None, **options: Any) -> Any:
     """SFTTrainer over tokenised rows. `options` are SFTConfig's; what is not given stays TRL's default, but for logging to a service, saving, and the progress bar."""
+    settings = quiet(device)
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"input_ids": list(s.ids), "labels": [i if w else -100 for i, w in zip(s.ids, s.weights, strict=True)]} for e in examples for s in e.sequences]
+    same: dict[str, Any] = dict(num_train_epochs=1, learning_rate=1e-4, lr_scheduler_type="constant")
+    return SFTTrainer(
+        model=str(folder),
+        args=SFTConfig(output_dir=tempfile.mkdtemp(), model_init_kwargs={"dtype": dtype, "attn_implementation": "sdpa"}, **settings, **same, **options),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        peft_config=lora_config(**(peft or {})),
+    )
+
+
+def quiet(device: str) -> dict[str, Any]:
+    """Settings of a trainer that neither logs to a service nor saves nor draws bars; its packages say nothing either."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    from datasets import Dataset, disable_progress_bars
-    from peft import LoraConfig
-    from transformers import AutoTokenizer
+    from datasets import disable_progress_bars
     from transformers.utils import logging as transformers_logging
-    from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    rows = [{"input_ids": list(s.ids), "labels": [i if w else -100 for i, w in zip(s.ids, s.weights, strict=True)]} for e in examples for s in e.sequences]
-    quiet: dict[str, Any] = dict(use_cpu=device == "cpu", report_to="none", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
-    same: dict[str, Any] = dict(num_train_epochs=1, learning_rate=1e-4, lr_scheduler_type="constant")
-    config = LoraConfig(**{"r": R, "lora_alpha": 2 * R, "target_modules": "all-linear", "bias": "none", "task_type": "CAUSAL_LM", **(peft or {})})
-    return SFTTrainer(
-        model=str(folder),
-        args=SFTConfig(output_dir=tempfile.mkdtemp(), model_init_kwargs={"dtype": dtype, "attn_implementation": "sdpa"}, **quiet, **same, **options),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        peft_config=config,
-    )
+    return dict(use_cpu=device == "cpu", report_to="none", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False)
+
+
+def lora_config(**more: Any) -> Any:
+    """The adapters of `our_model` in PEFT's words."""
+    from peft import LoraConfig
+
+    return LoraConfig(**{"r": R, "lora_alpha": 2 * R, "target_modules": "all-linear", "bias": "none", "task_type": "CAUSAL_LM", **more})
 
 
 def peer_run(made: Any, counters: Counters, device: str) -> Callable[[], object]:
@@ -116,7 +130,7 @@ def peer_run(made: Any, counters: Counters, device: str) -> Callable[[], object]
 
     draw_adapters(made.model)
     made.remove_callback(PrinterCallback)
-    base_of(made.model).model.register_forward_pre_hook(_count(counters, device == "cpu"), with_kwargs=True)
+    base_of(made.model).model.register_forward_pre_hook(count(counters, device == "cpu"), with_kwargs=True)
 
     def run() -> None:
         assert made.accelerator.mixed_precision == ("bf16" if made.args.bf16 else "no")  # the state is one for all trainers of a process

@@ -17,6 +17,7 @@ from planish.objectives import sft
 from planish.rows import ChatRow, Message, Origin
 
 CLINC150 = Path(__file__).parents[2] / "shared" / "data" / "clinc150" / "data_full.json"
+GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
 
 
 def reviews(folder: Path, count: int) -> list[Example]:
@@ -41,6 +42,13 @@ def _drawn(folder: Path, rows: list[tuple[str, str]], task: Task, count: int) ->
     picked = np.random.default_rng(0).choice(len(rows), count, replace=False)
     texts = [rows[int(index)] for index in picked]
     return [sft.encode(ChatRow(id=text, origin=origin, messages=(*task.prompt(text), Message(role="assistant", content=label))), chat) for text, label in texts]
+
+
+def solutions(count: int) -> list[tuple[str, str]]:
+    """Grade-school questions and worked solutions, drawn over all of them. Empty where the data set is absent."""
+    rows = [json.loads(line) for line in GSM8K.read_text(encoding="utf-8").splitlines()] if GSM8K.is_file() else []
+    picked = np.random.default_rng(0).choice(len(rows), count, replace=False) if rows else []
+    return [(rows[int(index)]["question"], rows[int(index)]["answer"]) for index in picked]
 
 
 def ragged(count: int, vocabulary: int, median: float = 64.0, sigma: float = 0.7, scored: float = 0.25) -> list[Example]:
