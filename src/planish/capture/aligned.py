@@ -23,7 +23,6 @@ from planish.data.tree import Sequence
 from planish.errors import InputError, PlanishError, Problem
 from planish.model import bundled
 from planish.model.chat import Chat, Refused
-from planish.model.layout import use_tree
 from planish.model.teacher import Wanted, read
 from planish.model.token_bytes import TokenBytes
 from planish.rows import ChatRow
@@ -56,7 +55,6 @@ class AlignedTeacher(LocalTeacher):
 
     def captured(self, rows: Seq[ChatRow]) -> list[CapturedRow | PlanishError | Refused]:
         """Each row in the student's tokens, or why it failed."""
-        use_tree(self.engine.model)
         made = [_both(self.student, self.chat, row) for row in rows]
         pairs = [one for one in made if not isinstance(one, Refused)]
         said = iter(read(self.engine.model, [theirs for _, theirs in pairs], self.wanted, self.engine.precision))

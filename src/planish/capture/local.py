@@ -16,7 +16,6 @@ from planish.model import bundled
 from planish.model.account import account
 from planish.model.chat import Chat, Refused
 from planish.model.engine import Decoding
-from planish.model.layout import use_tree
 from planish.model.teacher import Wanted, read
 from planish.rows import ChatRow
 
@@ -74,7 +73,6 @@ class LocalTeacher:
     def captured(self, rows: Seq[ChatRow]) -> list[CapturedRow | PlanishError | Refused]:
         """Each row, or why it failed."""
         made: list[tuple[Sequence, str] | Refused] = self._written(rows) if self.how.answers == "teacher" else [self._given(row) for row in rows]
-        use_tree(self.engine.model)
         good = [one for one in made if not isinstance(one, Refused)]
         said = iter(read(self.engine.model, [sequence for sequence, _ in good], self.wanted, self.engine.precision))
         found: list[CapturedRow | PlanishError | Refused] = []
@@ -115,7 +113,6 @@ class LocalTeacher:
     def _rate(self, sequence: Sequence | None) -> float:
         """Tokens per second of one pass over a short row."""
         ids = sequence.ids[:256] if sequence is not None else tuple(self.chat.encode("How long does a pass take?" * 8))
-        use_tree(self.engine.model)
         begun = time.perf_counter()
         read(self.engine.model, [Sequence(ids, (*[0.0] * (len(ids) - 1), 1.0))], self.wanted, self.engine.precision)
         return len(ids) / (time.perf_counter() - begun)

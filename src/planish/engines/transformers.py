@@ -20,7 +20,7 @@ from planish.model.chat import Chat
 from planish.model.choice import branches, probabilities
 from planish.model.constraint_mask import Masks
 from planish.model.engine import Decoding, Delta, Generation
-from planish.model.layout import layout_of, use_plain, use_tree
+from planish.model.layout import layout_of, use_plain
 from planish.model.lm_head import head_of
 from planish.model.load import load
 from planish.model.policy import autocast, hidden_states
@@ -74,7 +74,6 @@ class TransformersEngine:
     @torch.inference_mode()
     def choose(self, prompts: Seq[Seq[int]], options: Seq[Seq[int]]) -> list[list[float]]:
         """(N, options) probabilities; the prompts' shared prefix and the options' are computed once, and only allowed tokens reach the LM head."""
-        use_tree(self.model)
         nodes = branches(options)
         groups = [[_asked(prompt, path, allowed[0]) for path, allowed in nodes.items()] for prompt in prompts]
         head = head_of(self.model)

@@ -13,7 +13,7 @@ from planish.data.tree import Sequence, pack
 from planish.errors import InputError, Problem
 from planish.model.asker import References
 from planish.model.chat import Chat, Refused
-from planish.model.layout import shares_prefixes, use_tree
+from planish.model.layout import shares_prefixes
 from planish.model.policy import score
 from planish.model.preference import continuations
 from planish.rows import Message, Sample
@@ -70,7 +70,6 @@ class Shown:
 @torch.inference_mode()
 def log_probs(model: nn.Module, sequences: Seq[Sequence], precision: Literal["fp32", "bf16"]) -> list[tuple[float, ...]]:
     """ln p of the tokens of weight above 0 of each sequence, given all before them. Oracle: torch's log-softmax of each sequence by itself."""
-    use_tree(model)
     model.eval()
     found: list[tuple[float, ...]] = [()] * len(sequences)
     device = next(model.parameters()).device

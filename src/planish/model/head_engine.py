@@ -17,7 +17,7 @@ from planish.model.chat import Chat
 from planish.model.class_head import class_logits, number, read_whole
 from planish.model.described import description
 from planish.model.engine import Decoding, Delta, Generation
-from planish.model.layout import shares_prefixes, use_tree
+from planish.model.layout import shares_prefixes
 
 TREE_TOKENS = 4096
 
@@ -30,7 +30,6 @@ def has_head(model: nn.Module) -> bool:
 @torch.inference_mode()
 def classify(model: nn.Module, prompts: Seq[Seq[int]], precision: str, device: torch.device | str = "cpu") -> torch.Tensor:
     """The head's word on every prompt, (N, classes) or (N, 1), in fp32. The prompts' shared prefixes are computed once, and as many at a time as fit a micro-batch."""
-    use_tree(model)
     found: dict[int, torch.Tensor] = {}
     for members, _ in pack([[read_whole(prompt)] for prompt in prompts], TREE_TOKENS, shared=shares_prefixes(model)):
         part = class_logits(model, [prompts[index] for index in members], precision, device)

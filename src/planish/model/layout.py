@@ -57,9 +57,10 @@ def settle(model: Any, where: str) -> Layout:
 
 
 def use_tree(model: nn.Module) -> None:
-    """Attention for `hidden_states` and `score`. A model that is given plain rows keeps its own."""
-    if layout_of(model).kind == "tree":
-        base_of(model).set_attn_implementation(tree_attention.NAME)
+    """Attention for `hidden_states`, which calls this itself. A model that is given plain rows keeps its own."""
+    base = base_of(model)
+    if layout_of(model).kind == "tree" and base.config._attn_implementation != tree_attention.NAME:
+        base.set_attn_implementation(tree_attention.NAME)
 
 
 def use_plain(model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from planish.model import plain_packing, scored_head, tree_attention
 from planish.model.backbone import base_of
 from planish.model.head_terms import Divergence, Entropy, LogProb, Teacher, Term
 from planish.model.layer_states import Kept, kept_of
-from planish.model.layout import layout_of
+from planish.model.layout import layout_of, use_tree
 from planish.model.lm_head import Head, head_of
 from planish.model.tree_forward import autocast, forward
 from planish.model.trunk import Trunk
@@ -150,6 +150,7 @@ def hidden_states(
     """
     if layout_of(model).kind == "rows":
         return plain_packing.hidden_states(model, tree, device)
+    use_tree(model)  # generation leaves the model's own attention, which would let the branches see each other and say nothing of it
     return forward(model, tree, device, way) if trunk is None else trunk.hidden_states(tree, device)
 
 

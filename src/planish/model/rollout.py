@@ -16,7 +16,7 @@ from planish.model.batched import Row, decode
 from planish.model.chat import Chat
 from planish.model.engine import Decoding, Generation
 from planish.model.example import Example
-from planish.model.layout import layout_of, use_plain, use_tree
+from planish.model.layout import layout_of, use_plain
 from planish.model.sampling import Sampler
 
 UNBOUNDED = 2**31
@@ -61,7 +61,6 @@ class Student:
             for part in [rows] if rows and layout_of(self.model).kind == "tree" else [[row] for row in rows]:
                 decode(self.model, part, self.precision)
         finally:
-            use_tree(self.model)
             self.model.train(was)
         return [row.answer.whole() for row in rows]
 

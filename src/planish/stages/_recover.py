@@ -16,7 +16,6 @@ from planish.data.tree import Sequence
 from planish.errors import InputError, Problem
 from planish.model import bundled, precision, teacher, trained
 from planish.model.chat import Chat, Refused
-from planish.model.layout import use_tree
 from planish.model.load import load
 from planish.progress import Progress
 from planish.recipe import PruneEntry, Recipe, TrainSection, Use
@@ -89,7 +88,6 @@ def capture(uncut: Path, chat: Chat, data: Dataset, out: Path, temperatures: tup
     """What the model in `uncut` says at every trained token of the training and validation rows, as `planish capture` keeps it."""
     form = precision.choose("auto")
     model, wanted = load(uncut, form), teacher.Wanted(temperatures=tuple(dict.fromkeys(temperatures)))
-    use_tree(model)
     about = About(
         teacher=bundled.identity(uncut),
         tokenizer=chat.tokenizer_hash,
