@@ -161,8 +161,10 @@ def written(done: dict[str, dict[str, Path]], counts: dict[str, Any]) -> str:
         "tokens an answer",
         "general ability against the base",
     ]
+    few = " (fewer than the 200 that are advised)" if counts["pairs"] < 200 else ""
     made = (
-        f"SFT on {FIRST} sums of reasoning-gym (chain_sum, two numbers of two digits) with their right answers; then {counts['pairs']} pairs from {counts['asked']} other sums "
+        f"SFT on {FIRST} sums of reasoning-gym (chain_sum, two numbers of two digits) with their right answers; then {counts['pairs']} pairs{few} from "
+        f"{counts['asked']} other sums "
         f"that this model answered {SAMPLES} times each at temperature 1, {counts['right']:.0%} of the answers right; {counts['gold']} further sums are gold. Chosen and rejected "
         "share their prompt, and the verifier that made the pairs scores the answers."
     )
