@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from planish.data import traces as module
@@ -53,6 +53,7 @@ def _message(role: Any, content: str) -> Message:
     return Message(role=role, content=content)
 
 
+ECHO = "it's what the it's"
 ROWS = st.one_of(
     st.builds(lambda text, label: LabelRow(id="r", origin=ORIGIN, text=text, label=label), TEXT, TEXT),
     st.builds(lambda text: TextRow(id="r", origin=ORIGIN, text=text), TEXT),
@@ -104,6 +105,7 @@ def test_a_trace_is_what_each_text_gives_alone(row: Row) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS)
+@example(ChatRow(id="r", origin=ORIGIN, messages=(_message("assistant", ECHO), _message("assistant", ECHO))))  # its user says nothing, so nothing of the answer
 def test_the_line_of_a_row_gives_the_trace_of_the_row(row: Row) -> None:
     assert trace_of_line(line_of(row)) == trace(row)
 

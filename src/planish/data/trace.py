@@ -56,7 +56,7 @@ def trace_of_line(line: bytes) -> Trace:
         return trace(ROW.validate_json(line))
     *asked, last = value["messages"]
     prompt = "\n".join([turn["content"] for turn in asked if turn["role"] != "system"])
-    said = prompt if len(asked) == 1 else "\n".join([turn["content"] for turn in asked if turn["role"] == "user"])
+    said = prompt if len(asked) == 1 and asked[0]["role"] == "user" else "\n".join([turn["content"] for turn in asked if turn["role"] == "user"])
     return _trace(prompt, "\n".join([text for text in (prompt, last["content"]) if text]), last["content"], said)
 
 
