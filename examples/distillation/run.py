@@ -52,6 +52,7 @@ MODULES = """
     unittest.mock urllib.parse urllib.request urllib.robotparser uuid wave weakref webbrowser wsgiref.util xml.dom.minidom xml.etree.ElementTree xml.sax
     xmlrpc.client xmlrpc.server zipapp zipfile zipimport zlib
 """.split()  # noqa: SIM905 (a hundred names are read as words)
+_STORED = "Bytes are those of the files as they lie: full training leaves fp32, the teacher's file is fp16. At equal precision the student has 113 of 135 million weights, 0.84."
 METRIC, HELD_OUT = "perplexity.perplexity", "general.perplexity"
 
 
@@ -166,7 +167,8 @@ def written(folder: Path, workspace: Path, runs: dict[str, RunOutcome], progress
         f"influence. Both students train all their weights on the same {trained['rows']} rows ({trained['trained_tokens']:,} scored tokens), one epoch, one seed."
     )
     verdict = Section(
-        "Should the student ship", [Paragraph(line, "verdict" if place == 0 else "plain") for place, line in enumerate(retained.text(judged).splitlines())]
+        "Should the student ship",
+        [*(Paragraph(line, "verdict" if place == 0 else "plain") for place, line in enumerate(retained.text(judged).splitlines())), Paragraph(_STORED)],
     )
     return bare_markdown(
         "Distillation into a 24-layer copy",
