@@ -17,7 +17,7 @@ from torch import Tensor
 
 from planish.errors import InputError, RunFailed
 from planish.merge import forecast, load, merge_models, sweep
-from planish.model import tensor_stream
+from planish.model import merge_sources, tensor_stream
 from planish.model.bundled import identity
 from planish.model.merging import read_spec
 from planish.shelf import call
@@ -80,7 +80,7 @@ def test_w6_the_report_names_parents_checks_bytes_and_peak(family: Path, tmp_pat
     assert [(parent["name"], parent["role"]) for parent in report["parents"]] == [("base", "base"), ("a", "model"), ("b", "model")]
     assert report["parents"][1]["identity"] == identity(family / "a")
     checks = [one["check"] for one in report["checks"]]
-    assert checks == ["architecture and tying", "shape", "tokenizer", "base", "precision", "ancestor of a", "ancestor of b"]
+    assert checks == ["architecture and tying", "shape", "tokenizer and chat template", "base", "precision", "ancestor of a", "ancestor of b"]
 
 
 def test_the_result_loads_and_answers(family: Path, tmp_path: Path) -> None:
@@ -96,6 +96,14 @@ def test_same_inputs_give_identical_weights(family: Path, tmp_path: Path) -> Non
     for name in ("one", "two"):
         merge_models(spec("dare_ties", seed=11), tmp_path / name, relative_to=family)
     assert file_hash(tmp_path / "one" / "model.safetensors") == file_hash(tmp_path / "two" / "model.safetensors")
+
+
+def test_w5_seed_and_defaults_are_in_the_report(family: Path, tmp_path: Path) -> None:
+    """MISSION W5, R-6: what a merge file leaves out is stored as it was taken: the seed, lambda, and every model's density."""
+    merge_models(spec("dare_ties"), tmp_path / "out", relative_to=family)
+    told = json.loads((tmp_path / "out" / "merge_report.json").read_text(encoding="utf-8"))["options"]
+    assert told | {"models": []} == {"seed": 0, "lambda": 1.0, "ties": True, "normalize": False, "models": []}
+    assert told["models"] == [{"path": "a", "density": 0.5}, {"path": "b", "density": 0.5}]
 
 
 def test_pieces_and_shards_change_no_value(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +242,71 @@ def test_w6_another_tokenizer_or_tying_is_refused_with_both_reasons(family: Path
     assert not (tmp_path / "out").exists()
 
 
+def configured(folder: Path, **keys: Any) -> None:
+    """Keys of config.json changed; None takes one out."""
+    read = json.loads((folder / "config.json").read_text(encoding="utf-8")) | keys
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in read.items() if value is not None}), encoding="utf-8")
+
+
+def test_w6_a_configuration_under_which_weights_mean_something_else_is_refused(family: Path, tmp_path: Path) -> None:
+    """Activation, the norm's epsilon and the turning of positions change no shape and every answer. The older spelling of the same turning is the same."""
+    configured(family / "b", rope_parameters=None, rope_theta=10000, rope_scaling=None)
+    merge_models(spec("ties"), tmp_path / "older", relative_to=family)
+    configured(family / "b", rope_theta=500000.0, hidden_act="gelu", rms_norm_eps=1e-5)
+    with pytest.raises(InputError) as refused:
+        merge_models(spec("ties"), tmp_path / "out", relative_to=family)
+    assert {problem.where.rpartition(" ")[2] for problem in refused.value.problems} == {"rope", "hidden_act", "rms_norm_eps"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_w6_parents_of_two_chat_templates_are_refused(family: Path, tmp_path: Path) -> None:
+    """One that has none, or has the same with white space around it, merges; one that was tuned to read another text does not."""
+    template = family / "b" / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.write_text(f"{text}\n", encoding="utf-8")
+    merge_models(spec("ties"), tmp_path / "same", relative_to=family)
+    template.unlink()
+    merge_models(spec("ties"), tmp_path / "none", relative_to=family)
+    template.write_text(text.replace("<|im_start|>", "[INST]"), encoding="utf-8")
+    with pytest.raises(InputError, match="is another chat template"):
+        merge_models(spec("ties"), tmp_path / "out", relative_to=family)
+
+
+def test_what_a_parents_configuration_says_is_no_traceback(family: Path, tmp_path: Path) -> None:
+    configured(family / "b", num_hidden_layers="two")
+    with pytest.raises(InputError, match="is 'two' and no number of layers"):
+        merge_models(spec("ties"), tmp_path / "out", relative_to=family)
+
+
+def test_a_parent_that_is_nowhere_is_named_with_every_other(family: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        merge_models(spec("ties", base="smollm2-135m-instrukt", models=[{"path": "a"}, {"path": "nowhere"}]), tmp_path / "out", relative_to=family)
+    assert [problem.where for problem in refused.value.problems] == ["smollm2-135m-instrukt", "nowhere"]
+    assert 'did you mean "smollm2-135m-instruct"' in refused.value.problems[0].fix
+
+
+def test_a_bundled_model_is_a_parent_by_its_name(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a recipe; a folder of that name wins."""
+    monkeypatch.setattr(merge_sources.bundled, "locate", lambda name: family / "base")
+    made = merge_models(spec("ties", base="smollm2-135m-instruct"), tmp_path / "out", relative_to=family)
+    assert next(parent for parent in made.parents if parent.role == "base").identity == identity(family / "base")
+
+
+def test_a_dry_run_says_what_it_sees_of_nan(family: Path) -> None:
+    """The piece that is timed is looked at, too."""
+    tuned(family / "base", family / "c", 3, move=nan("embed_tokens.weight"))
+    with pytest.raises(InputError, match="holds NaN"):
+        forecast(spec("ties", models=[{"path": "a"}, {"path": "c"}]), family)
+
+
+@pytest.mark.parametrize(("second", "why"), [("./a", "is the same folder as a"), ("link", "is the same folder as a"), ("x/../base", "is the base")])
+def test_one_model_under_two_names_is_refused(second: str, why: str, family: Path, tmp_path: Path) -> None:
+    (family / "link").symlink_to("a")
+    (family / "x").mkdir()
+    with pytest.raises(InputError, match=why):
+        merge_models(spec("ties", models=[{"path": "a"}, {"path": second}]), tmp_path / "out", relative_to=family)
+
+
 def test_w6_a_parent_that_names_another_base_is_refused(family: Path, tmp_path: Path) -> None:
     (family / "b" / "base.json").write_text(json.dumps({"base": "sha256:" + "0" * 64}), encoding="utf-8")
     with pytest.raises(InputError, match="was tuned from sha256:0000"):
@@ -290,15 +363,15 @@ def test_a_full_disk_or_an_interrupt_in_the_middle_leaves_nothing(
     failure: BaseException, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tenth write fails."""
-    real, count = tensor_stream.os.write, [0]
+    real, count = tensor_stream.os.pwrite, [0]
 
-    def write(handle: int, data: Any) -> int:
+    def write(handle: int, data: Any, at: int) -> int:
         count[0] += 1
         if count[0] == 10:
             raise failure
-        return real(handle, data)
+        return real(handle, data, at)
 
-    monkeypatch.setattr(tensor_stream.os, "write", write)
+    monkeypatch.setattr(tensor_stream.os, "pwrite", write)
     before = hashes(family)
     with pytest.raises(RunFailed if isinstance(failure, OSError) else KeyboardInterrupt):
         merge_models(spec("ties"), tmp_path / "out", relative_to=family)

@@ -75,11 +75,36 @@ def test_writes_what_safetensors_reads(tmp_path: Path, shard: int) -> None:
     assert TensorFolder(tmp_path / "b").entries.keys() == tensors.keys()
 
 
+@pytest.mark.parametrize("shard", [10**9, 48])
+def test_tensors_written_side_by_side_are_the_same_files(shard: int, tmp_path: Path) -> None:
+    """Each on a thread of its own, the largest first; afterwards torch computes on as many threads as before."""
+    tensors = {f"t{index}": torch.randn(index % 5 + 1, 3) for index in range(40)}
+    layout = {name: ("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    threads = torch.get_num_threads()
+    for folder, workers in (("one", 1), ("four", 4)):
+        (tmp_path / folder).mkdir()
+        write_tensors(tmp_path / folder, layout, lambda name: iter(tensors[name].reshape(-1).split(2)), shard, workers)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "four").iterdir())
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "four" / name).read_bytes() for name in names)
+    assert torch.get_num_threads() == threads
+
+
+def test_what_one_of_several_threads_raises_is_raised(tmp_path: Path) -> None:
+    def values(name: str) -> Iterator[Tensor]:
+        if name == "b":
+            raise KeyboardInterrupt
+        yield torch.ones(3)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors(tmp_path, {name: ("F32", (3,)) for name in "abc"}, values, workers=2)
+
+
 def test_a_full_disk_in_the_middle_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(handle: int, data: object) -> int:
+    def full(handle: int, data: object, at: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tensor_stream.os, "write", full)
+    monkeypatch.setattr(tensor_stream.os, "pwrite", full)
     with pytest.raises(RunFailed, match="no space is left"):
         write_folder(tmp_path / "out", lambda partial: write_tensors(partial, {"a": ("F32", (3,))}, lambda _: iter([torch.ones(3)])) and None)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,10 @@ import math
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +25,8 @@ from planish.model.safetensors_header import BYTES, Entry, read_header, weight_f
 
 PIECE = 2**17
 """Values of one piece: 512 KiB in fp32. A method holds a dozen such at once: they stay in the processor's cache, and add little to 240 MiB of libraries."""
+AROUND = 2**16
+"""Bytes that a fault maps along with the page it is for (Linux), before it too: given back from such a boundary on, or some would stay of every piece that was read."""
 SHARD = 5 * 10**9
 """Bytes of one file that is written."""
 
@@ -75,7 +80,7 @@ class TensorFolder:
         first = entry.start + start * width
         mapped = torch.frombuffer(held, dtype=FLOATING[entry.dtype], count=stop - start, offset=first)
         values = mapped.to(torch.float32, copy=True) if into is None else into.copy_(mapped)
-        page = first - first % mmap.PAGESIZE
+        page = first - first % AROUND
         held.madvise(mmap.MADV_DONTNEED, page, first + (stop - start) * width - page)
         return values
 
@@ -94,8 +99,8 @@ def refuse_second_head(folder: TensorFolder, head: str = "lm_head.weight", embed
         raise InputError(Problem(f"{folder.folder}: {head}", why, "take it out of the file, or set tie_word_embeddings to false"))
 
 
-class Buffers:
-    """Memory that is written over piece after piece, by name: to get fresh memory from the system takes ten times as long as an addition on it."""
+class Buffers(threading.local):
+    """Memory that is written over piece after piece, by name, each thread's its own: to get fresh memory from the system takes ten times as long as an addition on it."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
@@ -126,16 +131,14 @@ class Pieces:
     def __init__(self, name: str, size: int, count: int, read: Callable[[int, int], Piece], piece: int = PIECE) -> None:
         self.name, self.size, self.count = name, size, count
         self._read, self._piece = read, max(1, piece)
-        self._only: Piece | None = None
+        self.last: Piece | None = None
 
     def __iter__(self) -> Iterator[Piece]:
-        if self.size <= self._piece:
-            if self._only is None:
-                self._only = self._read(0, self.size)
-            yield self._only
-            return
-        for start in range(0, self.size, self._piece):
-            yield self._read(start, min(self.size, start + self._piece))
+        """Each piece in turn, held as `last` until the next. One that is the whole tensor is read once, however often it is asked for."""
+        for start in range(0, max(1, self.size), self._piece):
+            if self.last is None or self.size > self._piece:
+                self.last = self._read(start, min(self.size, start + self._piece))
+            yield self.last
 
 
 def of_whole(base: Tensor | None, models: list[Tensor], name: str = "", piece: int | None = None) -> Pieces:
@@ -151,10 +154,13 @@ def of_whole(base: Tensor | None, models: list[Tensor], name: str = "", piece: i
     return Pieces(name, flat[0].numel(), len(models), read, piece or max(1, flat[0].numel()))
 
 
-def write_tensors(folder: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], values: Callable[[str], Iterator[Tensor]], shard: int = SHARD) -> int:
+def write_tensors(
+    folder: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], values: Callable[[str], Iterator[Tensor]], shard: int = SHARD, workers: int = 1
+) -> int:
     """Write `layout` (name -> dtype, shape) as safetensors to an existing folder, in files of at most `shard` bytes with their index; gives the bytes of all tensors.
 
-    Every file has its full size before the first tensor is asked for, so that a full disk is known at once. `values(name)` gives the tensor's flat values in order.
+    Every file has its full size before the first tensor is asked for, so that a full disk is known at once. `values(name)` gives the tensor's flat values in order;
+    with more `workers` than one it is called by that many threads at once, each at a tensor of its own on one core, the largest first.
     Raises OSError on a full disk, RunFailed for a value that is finite and no longer is in the dtype written.
     """
     files: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
@@ -167,21 +173,44 @@ def write_tensors(folder: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]
         files[-1][name] = (dtype, shape)
         filled, total = filled + needed, total + needed
     names = ["model.safetensors"] if len(files) == 1 else [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
-    begins = [_allocate(folder / name, held) for name, held in zip(names, files, strict=True)]
-    for name, held, begin in zip(names, files, begins, strict=True):
-        with (folder / name).open("r+b", buffering=0) as stream:
-            stream.seek(begin)
+    with ExitStack() as opened:
+        places: dict[str, tuple[int, int]] = {}
+        for name, held in zip(names, files, strict=True):
+            at = _allocate(folder / name, held)
+            handle = opened.enter_context((folder / name).open("r+b", buffering=0)).fileno()
             for tensor, (dtype, shape) in held.items():
-                written = 0
-                for piece in values(tensor):
-                    data = _stored(tensor, piece, dtype)
-                    written += data.numel()
-                    _write_all(stream.fileno(), data.contiguous().view(torch.uint8).numpy().data)
-                assert written == math.prod(shape), f"{tensor}: {written} values of {shape}"
+                places[tensor] = (handle, at)
+                at += math.prod(shape) * BYTES[dtype]
+
+        def write(tensor: str) -> None:
+            (dtype, shape), (handle, at), written = layout[tensor], places[tensor], 0
+            for piece in values(tensor):
+                data = _stored(tensor, piece, dtype)
+                _write_all(handle, data.contiguous().view(torch.uint8).numpy().data, at + written * BYTES[dtype])
+                written += data.numel()
+            assert written == math.prod(shape), f"{tensor}: {written} values of {shape}"
+
+        if workers == 1:
+            for tensor in layout:
+                write(tensor)
+        else:
+            _side_by_side(write, sorted(layout, key=lambda tensor: -math.prod(layout[tensor][1])), workers)
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": {tensor: name for name, held in zip(names, files, strict=True) for tensor in held}}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return total
+
+
+def _side_by_side(work: Callable[[str], None], names: list[str], workers: int) -> None:
+    """Each name once, on threads that compute on one core each. What is raised first is raised here, and what has not begun by then never does."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for done in as_completed([pool.submit(work, name) for name in names]):
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # the number that later threads begin with is the process's
 
 
 def _allocate(path: Path, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
@@ -209,6 +238,7 @@ def _stored(name: str, values: Tensor, dtype: str) -> Tensor:
     return stored
 
 
-def _write_all(handle: int, data: memoryview) -> None:
+def _write_all(handle: int, data: memoryview, at: int) -> None:
     while data:
-        data = data[os.write(handle, data) :]
+        written = os.pwrite(handle, data, at)
+        data, at = data[written:], at + written

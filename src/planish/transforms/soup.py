@@ -25,11 +25,12 @@ def stream(pieces: Pieces, *, weight: float | list[float] | None = None, normali
     total = sum(weights)
     if normalize and total == 0:
         raise InputError(Problem("weight", f"{weights} sum to 0", "give weights with a sum, or normalize: false"))
+    shares = [share / total for share in weights] if normalize else weights
     for piece in pieces:
-        out = piece.models[0] * weights[0]
-        for model, share in zip(piece.models[1:], weights[1:], strict=True):
+        out = piece.models[0] * shares[0]
+        for model, share in zip(piece.models[1:], shares[1:], strict=True):
             out.add_(model, alpha=share)
-        yield out.div_(total) if normalize else out
+        yield out
 
 
 def greedy(count: int, score: Callable[[Sequence[int]], float]) -> list[int]:
