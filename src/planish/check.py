@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from planish.data.finding import CheckResult, Finding
+from planish.data.gold import require_apart
 from planish.data.reading import Reading, read_rows
 from planish.data.table import Table
 from planish.data.task import Task, infer, make, row_shape
-from planish.errors import InputError, MissingExtra, Problem
+from planish.errors import InputError, MissingExtra
 from planish.recipe import TaskShape, Use
 from planish.rows import NoteCode, RejectedRow, canonical_json
 from planish.shelf import shelf
@@ -61,8 +62,8 @@ def check_rows(
     `gold` is a file of rows that must not be trained on; `chat` loads a model's tokenizer and template, for the checks that look at tokens.
     Raises InputError where a file cannot be read, where its rows are of several shapes and `mixed` is false, and where a check that was asked for cannot be made.
     """
-    if gold is not None and gold.name == path.name:
-        raise InputError(Problem(f"--gold {gold}", "has the name of the file of rows, so their rows cannot be told apart", "rename one of them"))
+    if gold is not None:
+        require_apart(path, gold, f"--gold {gold}")
     paths = [path] if gold is None else [path, gold]
     reading = read_rows(*paths, shape=row_shape(task) if task else None, labels=labels, group_by=group_by, mixed=mixed, strict=False)
     lines = {key.id: key.line for key in reading.accepted.keys}

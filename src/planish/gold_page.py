@@ -17,9 +17,10 @@ DROPS = (0.01, 0.02, 0.03, 0.05, 0.10)
 
 
 class GoldPage(Noun):
-    """`power` is the chance of seeing each drop; `needed` the rows that see each gain 8 times of 10 at this discordance."""
+    """`power` is the chance of seeing each drop; `needed` the rows that see each gain 8 times of 10 at this discordance; `refused` rows are no gold."""
 
     rows: int
+    refused: int = 0
     status: str
     labels: dict[str, int]
     detectable: float | None
@@ -31,9 +32,11 @@ class GoldPage(Noun):
 
 
 def of(path: Path, discordance: float = 0.1) -> GoldPage:
-    """The page of a file of gold rows (draft or locked) or of a prepared data set. Raises InputError when it is neither."""
+    """The page of a file of gold rows (draft or locked) or of a prepared data set. Raises InputError when it is neither, and on a discordance that is no share."""
+    if not 0 < discordance <= 1:
+        raise InputError(Problem("--discordance", f"{discordance:g} is no share of rows", "give a number above 0 and up to 1; 0.1 is common"))
     changes: tuple[Change, ...] = ()
-    blind = 0
+    blind = refused = 0
     if (path / dataset.MANIFEST).is_file():
         data = dataset.read(path)
         sealed = gold.read(data.gold_path)
@@ -44,11 +47,13 @@ def of(path: Path, discordance: float = 0.1) -> GoldPage:
     else:
         lock = read_lock(path)
         reading = read_rows(path, mixed=True, strict=False)
+        refused = len(reading.rejected)
         n, labels = len(reading.accepted), Counter(key.label for key in reading.accepted.keys if key.label is not None)
         status = f"locked, version {lock.version}" if lock is not None else "draft"
         changes = lock.changes if lock is not None else ()
     return GoldPage(
         rows=n,
+        refused=refused,
         status=status,
         labels=dict(sorted(labels.items())),
         detectable=minimum_detectable_drop(n) if n else None,
@@ -63,6 +68,8 @@ def of(path: Path, discordance: float = 0.1) -> GoldPage:
 def text(page: GoldPage) -> str:
     """The page for people."""
     lines = [f"{page.rows} gold rows, {page.status}" + (f", {page.blind} more kept blind" if page.blind else "")]
+    if page.refused:
+        lines.append(f"  {page.refused} more rows are refused and count for nothing; see why: planish check FILE")
     if page.labels:
         lines.append("  " + ", ".join(f"{label} {count}" for label, count in page.labels.items()))
     if page.rows < MINIMUM_ROWS:

@@ -48,7 +48,23 @@ def test_d10_a_damaged_lock_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "gold.jsonl"
     _rows(path, ["one"])
     lock_path(path).write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match="is no lock"):
+    for look in (read_lock, lambda path: lock(path, "anew")):
+        with pytest.raises(InputError, match="is no lock"):
+            look(path)
+
+
+def test_d10_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    """A folder, a file that is not there, and a version that nobody gives a reason for."""
+    _rows(path := tmp_path / "gold.jsonl", ["one"])
+    with pytest.raises(InputError, match="is no file"):
+        lock(tmp_path, "first")
+    with pytest.raises(InputError, match="there is no such file"):
+        lock(tmp_path / "none.jsonl", "first")
+    with pytest.raises(InputError, match="--why: is empty"):
+        lock(path, "  ")
+    lock(path, "first")
+    path.unlink()
+    with pytest.raises(InputError, match="there is no such file"):
         read_lock(path)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import unicodedata
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planish.data.damage import ZERO_WIDTH
 from planish.data.normalise import normalised, question_key
 from planish.data.table import keys_of
 from planish.rows import ChatRow, LabelRow, Message, Origin, PromptCompletionRow, Row, TextRow
@@ -17,6 +22,13 @@ WHERE = Origin(file="f", line=1, sha256="")
 def test_d5_normalisation(text: str, same: str) -> None:
     assert normalised(text) == same
     assert normalised(normalised(text)) == normalised(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.text(max_size=12), st.lists(st.sampled_from("aB. \t\n\x0b\x1c\x1f\x7f\x00é\u200bİ\u3000"), max_size=6).map("".join)))
+def test_d5_every_text_is_normalised_by_the_definition(text: str) -> None:
+    """Also one that is taken as it stands, because it holds single blanks and nothing else between its words."""
+    assert normalised(text) == " ".join(unicodedata.normalize("NFKC", ZERO_WIDTH.sub("", text)).lower().split())
 
 
 def _chat(*contents: str) -> ChatRow:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.model.chat_families import chat
 
+from planish.data import parallel
 from planish.data.parallel import may_fork
 
 WORDS = [f"{a}{b}{c}" for a in "bdgkmprstv" for b in "aeiou" for c in ("n", "l", "st", "rk", "sh")]
@@ -77,7 +78,7 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
         command = [sys.executable, "-c", RUN, str(tmp_path / "rows.jsonl"), str(tmp_path / "model"), str(tmp_path / f"store{cores}"), str(cores)]
         made.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     one, two = made
-    assert (one.pop("pools"), two.pop("pools")) == (0, 3)  # reading, traces, tokens
+    assert (one.pop("pools"), two.pop("pools")) == (0, 2)  # reading, tokens
     assert one == two
     assert {"duplicate", "near_duplicate", "role_order"} <= set(one["codes"])
     assert one["rows"] > 300
@@ -101,3 +102,22 @@ def test_only_threads_that_sleep_may_stay(daemon: bool, sleeps: bool, may: bool)
     assert may_fork() == may
     done.set()
     thread.join()
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_what_is_too_large_for_a_slot_comes_too(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is left in a slot is taken out before another process may write there."""
+    if not may_fork():
+        pytest.skip("another test left a thread")
+    monkeypatch.setattr(parallel, "SLOT", 2048)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    made = list(parallel.map_chunks(lambda part: [bytes([number]) * size for number in part], range(100), chunk=3))
+    assert [text for part in made for text in part] == [bytes([number]) * size for number in range(100)]
+
+
+def test_an_error_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not may_fork():
+        pytest.skip("another test left a thread")
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    with pytest.raises(ZeroDivisionError):
+        list(parallel.map_chunks(lambda part: [1 // (number - 50) for number in part], range(100), chunk=3))

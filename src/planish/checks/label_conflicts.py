@@ -22,8 +22,9 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     Where `split` says which rows are gold, gold is compared with gold only: a question on both sides is a leak.
     """
     groups: dict[tuple[bytes, bool], list[int]] = defaultdict(list)
+    asked = Counter([key.question for key in rows.keys])
     for index, key in enumerate(rows.keys):
-        if key.shape != "text":
+        if asked[key.question] > 1 and key.shape != "text":
             groups[key.question, (split or {}).get(key.id) == "gold"].append(index)
     found: dict[int, Finding] = {}
     conflicts: Counter[str] = Counter()

@@ -12,6 +12,8 @@ import numpy as np
 
 from planish.data.finding import CheckResult, Finding
 from planish.data.held_out import HeldOut, Leak, copied
+from planish.data.numbered import Numbered
+from planish.data.overlap import Same
 from planish.data.parallel import uncollected
 from planish.data.reading import read_rows
 from planish.data.table import Table
@@ -22,6 +24,9 @@ from planish.rows import NoteCode, RejectCode
 
 AFTER_SPLIT = True
 """This check compares splits, so it runs once they exist."""
+
+MOST = "more than half leak, so both sides are one set: give it as one file and let planish divide it, or take gold rows from another source"
+"""The fix where more than half of the rows leak."""
 
 _BATCH = 4096
 T = TypeVar("T")
@@ -62,7 +67,7 @@ def check(
     told: list[str] = []
     left_out = 0
     for table, held_out in ((trained, [(gold, evaluation), (validation, [validating])]), (validating, [(gold, evaluation)])):
-        found, names, missed = _search(table, [held for held, _ in held_out], threshold)
+        found, names, missed = _search(table, held_out, threshold)
         if embedding is not None:
             found += _by_meaning(table, held_out, embedding, encoder)
         leaks += [(table.keys[leak.row].id, held, leak) for held, leak in found]
@@ -72,7 +77,9 @@ def check(
     by_row: dict[str, list[tuple[HeldOut, Leak]]] = defaultdict(list)
     for row_id, held, leak in sorted(leaks, key=lambda each: (place[each[0]], each[1] is validation)):
         by_row[row_id].append((held, leak))
-    findings = [_finding(row_id, *each[0]) for row_id, each in by_row.items()]
+    compared = len(trained) + len(validating)
+    fix = MOST if len(by_row) > compared / 2 else "leave it out of training"
+    findings = [_finding(row_id, *each[0], fix) for row_id, each in by_row.items()]
     findings += [_told(row_id) for row_id in sorted(told, key=place.__getitem__)]
     if left_out:
         why = f"so many questions are nearly alike that {left_out} of their pairs were not compared"
@@ -80,7 +87,7 @@ def check(
     n_gold = sides.count("gold")
     matched = len({leak.held for each in by_row.values() for held, leak in each if held is gold and gold.kinds[leak.held] == "gold"})
     figures = {
-        "compared": len(trained) + sides.count("validation"),
+        "compared": compared,
         "evaluation_rows": dict(sorted(Counter(gold.kinds + validation.kinds).items())),
         "leaking_rows": len(by_row),
         "by_method": dict(sorted(Counter(leak.method for _, _, leak in leaks).items())),
@@ -112,15 +119,21 @@ def _hold(held: HeldOut, kind: str, table: Table, file: str = "") -> None:
     held.add(kind, [f"{file}{key.line}" if file else key.id for key in table.keys], table.keys, traces(table))
 
 
-def _search(table: Table, helds: Sequence[HeldOut], threshold: float) -> tuple[list[tuple[HeldOut, Leak]], list[str], int]:
+def _search(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], threshold: float) -> tuple[list[tuple[HeldOut, Leak]], list[str], int]:
     """Leaks of the rows of a table, the ids of rows whose prompt gives the answer away, and how many pairs were not compared."""
-    traced = traces(table)
-    found, left_out, prompts = list(copied(helds, table.keys, traced)), 0, traced.near
-    for held in helds:
-        near, missed = held.nearly(prompts, threshold)
+    traced, left_out = traces(table), 0
+    numbered = [(Numbered(*tables, table), sum(map(len, tables))) for _, tables in held_out]
+    found = list(copied([held for held, _ in held_out], table.keys, traced, [_behind(each.held, first) for each, first in numbered]))
+    for (held, _), (each, first) in zip(held_out, numbered, strict=True):
+        near, missed = held.nearly(traced, threshold, _behind(each.same, first))
         found += [(held, leak) for leak in near]
         left_out += missed
     return found, [table.keys[row].id for row in np.flatnonzero(traced.tells).tolist()], left_out
+
+
+def _behind(same: Same, first: int) -> Same:
+    """`same` of held-out rows and searched rows, which are numbered behind these, from `first` on."""
+    return lambda held, row: same(held, row + first)
 
 
 def _by_meaning(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], least: float, encoder: str) -> Iterator[tuple[HeldOut, Leak]]:
@@ -144,7 +157,7 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
     return iter(lambda: list(islice(source, _BATCH)), [])
 
 
-def _finding(row_id: str, held: HeldOut, leak: Leak) -> Finding:
+def _finding(row_id: str, held: HeldOut, leak: Leak, fix: str) -> Finding:
     name = f"{held.kinds[leak.held]} row {held.names[leak.held]}"
     how = {
         "exact": f"asks what {name} asks",
@@ -153,7 +166,6 @@ def _finding(row_id: str, held: HeldOut, leak: Leak) -> Finding:
         "near": f"asks nearly what {name} asks (Jaccard {leak.score:.2f})",
         "embedding": f"means what {name} means (cosine {leak.score:.2f})",
     }
-    fix = "leave it out of training"
     return Finding(row_id=row_id, code=RejectCode.GOLD_OVERLAP, severity="reject", why=how[leak.method], fix=fix, see=held.names[leak.held])
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
 from planish.data.minhash import Links, components, links
+from planish.data.numbered import Numbered
 from planish.data.parallel import uncollected
 from planish.data.shingles import Shingles, units, words
 from planish.data.similar import Pairs, jaccard
@@ -33,7 +34,8 @@ def check(
     """A finding per row that is near-identical to another of its cluster, with the cluster's first row in `see` (MISSION D6).
 
     Compared are prompt, documents and answer without system turns and tools: Jaccard of word 5-grams (character 5-grams below 20 words) of at least
-    `threshold`. The answers alone must reach it too, and labels be equal: a question nearly repeated with another answer teaches something else.
+    `threshold`. The answers alone must reach it too, and labels be equal: a question nearly repeated with another answer teaches something else, and so does
+    one with other numbers, where these decide the answer.
     `keep: all` sets nothing aside; the clusters are then in `together`, so that no split separates them. Raises InputError on a threshold outside (0.5, 1].
     """
     if not 0.5 < threshold <= 1:
@@ -74,9 +76,12 @@ class _SameAnswer:
         self.rows, self.threshold = rows, threshold
         self._gold = [split.get(key.id) == "gold" for key in rows.keys]
         self._answer = cache(lambda index: final_answer(rows[index]))
+        self._numbered = Numbered(rows)
 
     def __call__(self, pairs: Pairs) -> NDArray[np.bool_]:
-        return np.fromiter((self._same(*pair) for pair in zip(pairs[0].tolist(), pairs[1].tolist(), strict=True)), bool, len(pairs[0]))
+        same = self._numbered.same(*pairs)
+        same[same] = [self._same(left, right) for left, right in zip(pairs[0][same].tolist(), pairs[1][same].tolist(), strict=True)]
+        return same
 
     def _same(self, left: int, right: int) -> bool:
         ours, theirs = self.rows.keys[left], self.rows.keys[right]

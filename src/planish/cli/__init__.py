@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -12,8 +13,11 @@ import typer
 from planish.cli import adapters, choice, distil, gold, line, models, pruning, records, rows, vocabulary  # noqa: F401
 from planish.cli.options import app as app
 from planish.cli.rows import CONVERTS_TO as CONVERTS_TO
-from planish.errors import PlanishError
+from planish.errors import InputError, PlanishError, Problem
 from planish.progress import heed_interrupts
+
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What the operating system says of a path that the user gave and that cannot be written or read."""
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
@@ -29,15 +33,24 @@ def main() -> None:
         status = app(standalone_mode=False)
     except PlanishError as refused:
         _fail(refused)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as failed:
         if type(failed).__module__.startswith(("click", "typer")) and hasattr(failed, "show"):
             failed.show()
             sys.exit(2)
         if isinstance(failed, OSError):
+            from tempfile import gettempdir
+
             from planish.store.objects import disk_error
 
-            if isinstance(full := disk_error(failed, Path(failed.filename or "disk")), PlanishError):
+            if isinstance(full := disk_error(failed, Path(failed.filename or f"the output, or a temporary file in {gettempdir()}")), PlanishError):
                 _fail(full)
+            if failed.errno in UNUSABLE and failed.filename:
+                path = Path(failed.filename2 or failed.filename)
+                where = path.parent if path.name.startswith(".") else path  # not the name under which a file is written aside
+                _fail(InputError(Problem(str(where), f"cannot be used: {failed.strerror}", "check the path, and who may read and write there")))
         raise
     if status == INTERRUPTED:
         typer.echo("interrupted; give the same command again to go on", err=True)

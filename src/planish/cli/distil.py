@@ -20,6 +20,9 @@ def capture(
     answers: Annotated[Literal["rows", "teacher"], typer.Option(help="Whose answers: those of the rows, which the teacher reads, or its own.")] = "rows",
     k: Annotated[int, typer.Option(help="Keep at most so many tokens of a position ...")] = 50,
     mass: Annotated[float, typer.Option(help="... or as few as hold this much of the probability.")] = 0.999,
+    least: Annotated[
+        float, typer.Option(min=0, max=1, help="Keep less likely tokens in the lines alone: 0.0015 with --k 192 makes the compact file small at no more error.")
+    ] = 0.0,
     temperatures: Annotated[str, typer.Option(help="At which temperatures a student may learn from it, with commas between.")] = "1,2",
     tail_samples: Annotated[int, typer.Option(help="Draws to keep from what is left of a position, for kd with tail: sampled.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer that the teacher writes; one that is cut there is not trained on.")] = 256,
@@ -55,6 +58,7 @@ def capture(
         answers=answers,
         k=k,
         mass=mass,
+        least=least,
         temperatures=at,
         tail_samples=tail_samples,
         max_new_tokens=max_new_tokens,

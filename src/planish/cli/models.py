@@ -85,25 +85,42 @@ def probe(
 def merge(
     config: Annotated[Path, typer.Argument(help="What to merge: a YAML file of ours, or mergekit's.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")] = Path("merged"),
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="PARENT=RECIPE: the merge, every parent and the base are scored on the gold set of the recipe that this parent was tuned by; once for each."
+        ),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Of a soup: keep a model only where the tasks' validation score rises. Gold judges the result and chooses nothing.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the parents and say what it would take; nothing is written.")] = False,
+    workspace: Workspace = HERE,
     as_json: Json = False,
 ) -> None:
-    """Merge models or adapters of one base, tensor by tensor: soup, slerp, task_arithmetic, ties, dare, passthrough.
+    """Merge models or adapters of one base, tensor by tensor: soup, slerp, task_arithmetic, ties, dare, passthrough. With tasks, exit code 3 where a skill did not survive.
 
-    Example: planish merge merge.yaml --out merged
+    Example: planish merge merge.yaml --out merged --task billing=billing/recipe.yaml --task refunds=refunds/recipe.yaml
     """
     from planish import merge as merging
     from planish.progress import Terminal
 
     spec, untranslated = merging.load(config)
+    spec = merging.with_tasks(spec, task or [], Path.cwd())
 
     def made() -> merging.MergeForecast | merging.MergeReport:
         if dry_run:
             return merging.forecast(spec, config.parent)
+        if greedy or any(source.task is not None for source in spec.sources):
+            from planish.merge_tasks import scored
+
+            return scored(spec, out, relative_to=config.parent, untranslated=untranslated, workspace=workspace, progress=Terminal(), greedy=greedy)
         return merging.merge_models(spec, out, relative_to=config.parent, untranslated=untranslated, progress=Terminal())
 
     done = made()
     typer.echo(json.dumps(done.model_dump(mode="json"), indent=1) if as_json else merging.text(done))
+    if isinstance(done, merging.MergeReport) and done.verdict is not None and done.verdict["decision"] != "merge":
+        raise typer.Exit(3)
 
 
 @app.command()

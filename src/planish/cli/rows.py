@@ -78,13 +78,15 @@ def _task(name: str | None) -> Any:
 
 
 def _chat_of(model: str) -> Callable[[], Any]:
-    """Loads the tokenizer and template of a model, when they are wanted."""
+    """Loads the tokenizer and template of a model, when they are wanted. Raises InputError at once where there is no such model."""
+    from planish.model import bundled
+
+    where = bundled.locate(model, Path.cwd())
 
     def load() -> Any:
-        from planish.model import bundled
         from planish.model.chat import Chat
 
-        return Chat.load(bundled.locate(model, Path.cwd()))
+        return Chat.load(where)
 
     return cache(load)
 
@@ -221,7 +223,7 @@ def preflight(
         flying.Flight(
             dialogues.of_recipe(recipe) if recipe else dialogues.read(path, _task(task)),
             bundled.locate(name, path.parent if recipe else Path.cwd()),
-            template=template.read_text(encoding="utf-8") if template else None,
+            template=_text_of(template) if template else None,
             turns="last" if last else "all",
             max_length=max_length or (entry.max_length if entry else None),
             policy=policy,  # type: ignore[arg-type]
@@ -232,6 +234,16 @@ def preflight(
     )
     typer.echo(json.dumps([line._asdict() for line in lines], indent=1) if as_json else flying.text(lines))
     sys.exit(2 if any(line.status == "red" for line in lines) else 0)
+
+
+def _text_of(path: Path) -> str:
+    """A template as it stands in its file."""
+    from planish.errors import InputError, Problem
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as other:
+        raise InputError(Problem(f"--template {path}", f"is not UTF-8 from byte {other.start + 1} on", "give the template as text in UTF-8")) from other
 
 
 @data_app.command("reviews")

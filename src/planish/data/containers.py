@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple
 
 from planish.data import arrow, json_array, tables
 from planish.data.fault import Fault
-from planish.data.json_text import decode
-from planish.errors import InputError, Problem, did_you_mean
+from planish.data.json_text import decode, decode_lines
+from planish.errors import InputError, Problem
 from planish.rows import RejectCode
 
 HUB = "hub:"
@@ -55,8 +55,9 @@ def records_of(block: Lines | Record) -> list[Record]:
     if isinstance(block, Record):
         return [block]
     numbered = enumerate(block.data.split(b"\n"), start=block.line)
-    lines = ((number, line.rstrip(b"\r")) for number, line in numbered)
-    return [Record(*_text(number, line), decode(line), block.file) for number, line in lines if line and not line.isspace()]
+    held = [(number, line.rstrip(b"\r")) for number, line in numbered if line and not line.isspace()]
+    values = decode_lines(block.data, [line for _, line in held])
+    return [Record(*_text(number, line), value, block.file) for (number, line), value in zip(held, values, strict=True)]
 
 
 def read_records(path: Path | str) -> Iterator[Record]:
@@ -67,13 +68,17 @@ def read_records(path: Path | str) -> Iterator[Record]:
 def read_blocks(path: Path | str) -> Iterator[Lines | Record]:
     """Every record of a file, of the files of a folder by name, or of a hub data set, in order, streamed; blank lines are no records.
 
-    Raises InputError when a file is missing, empty, of an unknown kind, or cannot be read to its end; MissingExtra where a package for it is not installed.
+    Raises InputError when a file is missing, empty, of an unknown kind, a table in UTF-16, changed meanwhile, or cannot be read to its end; MissingExtra where a
+    package for it is not installed.
     """
     if str(path).startswith(HUB):
         name = str(path)
         yield from _some(name, (Record(*_text(line, data), value, name) for line, data, value in arrow.hub(name.removeprefix(HUB))))
         return
     path = Path(path)
+    if str(path) == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
+        why = "is a pipe or a device; rows are looked at more than once, so they must stand in a file"
+        raise InputError(Problem(str(path), why, "write them to a file first: ... > rows.jsonl"))
     if not path.exists():
         raise InputError(Problem(str(path), "there is no such file", "check the path; in a recipe it is relative to the recipe's folder"))
     if not path.is_dir():
@@ -97,16 +102,31 @@ def _folder(folder: Path) -> list[Path]:
 def _file(path: Path, name: str) -> Iterator[Lines | Record]:
     suffix = _suffix(path)
     if suffix not in KINDS:
-        fix = did_you_mean(suffix, KINDS) if suffix else _kinds()
-        raise InputError(Problem(str(path), f'files of the kind "{suffix or path.name}" are not read', fix))
+        raise InputError(Problem(str(path), f'files of the kind "{suffix or path.name}" are not read', _kinds()))
     try:
+        before = _stamp(path)
         if suffix == PARQUET:
             yield from _some(str(path), (Record(*_text(line, data), value, name) for line, data, value in arrow.parquet(path)))
         else:
             with _open(path) as stream:
                 yield from _some(str(path), READERS[suffix](stream, path, name))
+        if _stamp(path) != before:
+            raise InputError(Problem(str(path), "changed while it was read", "wait until it is written whole, then give the same command again"))
     except (OSError, EOFError, zlib.error) as unreadable:
         raise InputError(Problem(str(path), f"cannot be read: {unreadable}", "check the file and who may read it")) from unreadable
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What is another when a file was written to, or replaced."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _refuse_wide(stream: IO[bytes], path: Path) -> None:
+    """Refuse a table in UTF-16 or UTF-32, which spreadsheets write: read as UTF-8 it has columns that nobody named."""
+    begin = stream.peek(2)[:2]  # type: ignore[attr-defined]
+    if begin in (b"\xff\xfe", b"\xfe\xff") or b"\0" in begin:
+        raise InputError(Problem(str(path), "is UTF-16 text, not UTF-8", f"save it as UTF-8: iconv -f UTF-16 -t UTF-8 {path.name} > utf8-{path.name}"))
 
 
 def _some(where: str, blocks: Iterator[Lines] | Iterator[Record]) -> Iterator[Lines | Record]:
@@ -158,6 +178,7 @@ def _json(stream: IO[bytes], path: Path, name: str) -> Iterator[Lines] | Iterato
 
 
 def _table(stream: IO[bytes], path: Path, name: str, *, delimiter: str) -> Iterator[Record]:
+    _refuse_wide(stream, path)
     for line, data, value in tables.records(stream, path, delimiter):
         number, text, digest = _text(line, data)
         try:

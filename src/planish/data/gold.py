@@ -29,6 +29,14 @@ def build(rows: Iterable[Row], task: Task, *, version: int = 1, slices: Sequence
     return GoldSet.seal(tuple(samples), task.labels, version)
 
 
+def require_apart(rows: Path, gold: Path, where: str) -> None:
+    """Raise InputError unless rows from `gold` can be told from those of `rows` by the file they came from: else gold rows would be trained on."""
+    if gold.is_dir():
+        raise InputError(Problem(where, "is a folder", "give one file of gold rows"))
+    if gold.name == rows.name or (rows / gold.name).exists():
+        raise InputError(Problem(where, "has the name of the file of rows, so their rows cannot be told apart", "rename one of them"))
+
+
 def is_blind(row_id: str, share: float) -> bool:
     """Whether a gold row belongs to the blind part, by its hash: growth never moves it."""
     return int.from_bytes(hashlib.sha256(f"blind {row_id}".encode()).digest()[:8], "big") / 2**64 < share

@@ -43,14 +43,8 @@ def lock_path(path: Path) -> Path:
 
 def read_lock(path: Path) -> Lock | None:
     """The lock of a gold file; None for a draft. Raises InputError when the file was edited after it was locked, or the lock is none."""
-    held = lock_path(path)
-    if not held.is_file():
-        return None
-    try:
-        lock = Lock.model_validate_json(held.read_bytes())
-    except ValidationError as broken:
-        raise InputError(Problem(str(held), f"is no lock: {broken.errors()[0]['msg']}", "lock the gold set again")) from broken
-    if file_hash(path) != lock.sha256:
+    lock = _held(path)
+    if lock is not None and _hash(path) != lock.sha256:
         why = f"was edited after it was locked as version {lock.version}: its hash does not match"
         raise InputError(Problem(str(path), why, f"undo the edit, or make it a new version: planish gold lock {path} --why '...'"))
     return lock
@@ -58,9 +52,9 @@ def read_lock(path: Path) -> Lock | None:
 
 def lock(path: Path, why: str) -> Lock:
     """Lock the file as it is now: version 1 of a draft, the next version of an edited file. Raises InputError where nothing changed or a row is refused."""
-    held = lock_path(path)
-    before = Lock.model_validate_json(held.read_bytes()) if held.is_file() else None
-    sha256 = file_hash(path)
+    if not why.strip():
+        raise InputError(Problem("--why", "is empty", "say in a few words why there is this version: it stands in the changelog"))
+    before, sha256 = _held(path), _hash(path)
     if before is not None and before.sha256 == sha256:
         raise InputError(Problem(str(path), f"is locked as version {before.version}, and nothing changed since", "edit it first, or use it as it is"))
     reading = read_rows(path, mixed=True)
@@ -76,5 +70,22 @@ def lock(path: Path, why: str) -> Lock:
         changed=sum(old[row_id] != rows[row_id] for row_id in rows.keys() & old.keys()),
     )
     made = Lock(version=change.version, sha256=sha256, rows=rows, changes=(*(before.changes if before is not None else ()), change))
-    write_atomic(held, (canonical_json(json.loads(made.model_dump_json())) + "\n").encode())
+    write_atomic(lock_path(path), (canonical_json(json.loads(made.model_dump_json())) + "\n").encode())
     return made
+
+
+def _held(path: Path) -> Lock | None:
+    """What lies beside the file, whether or not it fits."""
+    held = lock_path(path)
+    try:
+        return Lock.model_validate_json(held.read_bytes()) if held.is_file() else None
+    except ValidationError as broken:
+        fix = "put the lock back as it was, or remove it: the file is then a draft, and its versions begin anew"
+        raise InputError(Problem(str(held), f"is no lock: {broken.errors()[0]['msg']}", fix)) from broken
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        why = "is no file" if path.exists() else "there is no such file"
+        raise InputError(Problem(str(path), why, "give the file of gold rows: a lock holds for one file"))
+    return file_hash(path)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planish.data.minhash import crossing
-from planish.data.overlap import HELD, NGrams, matches
+from planish.data.overlap import HELD, NGrams, Same, matches
 from planish.data.ragged import Ragged
 from planish.data.sketch import Sketched
 from planish.data.table import Keys
+from planish.data.template import Templates
 from planish.data.traces import Traces
 
 _MARKED = 20  # bits of a digest in a table that fits the processor's cache
@@ -75,22 +76,33 @@ class HeldOut:
             if held is not None:
                 yield Leak(row, held, "exact", 1.0)
 
-    def nearly(self, prompts: Sketched, threshold: float) -> tuple[list[Leak], int]:
-        """For each row whose prompt reaches a Jaccard of `threshold` with a held-out one, the nearest; and how many pairs were not compared."""
-        found = crossing(self.near, prompts, threshold)
-        nearest: dict[int, Leak] = {}
-        for index, row, score in zip(found.left.tolist(), found.right.tolist(), found.jaccard.tolist(), strict=True):
-            if row not in nearest or score > nearest[row].score:
-                nearest[row] = Leak(row, index, "near", score)
-        return [nearest[row] for row in sorted(nearest)], found.left_out
+    def nearly(self, traced: Traces, threshold: float, same: Same | None = None) -> tuple[list[Leak], int]:
+        """For each row whose prompt reaches a Jaccard of `threshold` with a held-out one, the nearest; and how many pairs were not compared.
+
+        Where both share a template of many rows, what stands in it must reach the threshold too. `same` may say that a pair asks two things.
+        """
+        found = crossing(self.near, traced.near, threshold)
+        held, row, score = found.left, found.right, found.jaccard
+        if len(held) and same is not None:
+            alike = same(held, row)
+            held, row, score = held[alike], row[alike], score[alike]
+        if len(held):
+            alike = Templates(Ragged.joined([each.asked for each in self._traces]), traced.asked).alike(held, row, threshold)
+            held, row, score = held[alike], row[alike], score[alike]
+        order = np.lexsort((held, -score, row))
+        nearest = order[np.concatenate(([True], np.diff(row[order]) != 0))] if len(order) else order
+        return [Leak(int(row[at]), int(held[at]), "near", float(score[at])) for at in nearest], found.left_out
 
 
-def copied(helds: Sequence[HeldOut], keys: Sequence[Keys], traced: Traces) -> Iterator[tuple[HeldOut, Leak]]:
-    """What rows copy of held-out ones: exact repeats, then shared n-grams (score: the share of the held-out question's n-grams); for each of `helds`, in one pass."""
+def copied(helds: Sequence[HeldOut], keys: Sequence[Keys], traced: Traces, same: Sequence[Same | None] | None = None) -> Iterator[tuple[HeldOut, Leak]]:
+    """What rows copy of held-out ones: exact repeats, then shared n-grams (score: the share of the held-out question's n-grams); for each of `helds`, in one pass.
+
+    `same` may say, for each of `helds`, that a row which holds the words of a short question asks something else.
+    """
     for held in helds:
         yield from ((held, leak) for leak in held.repeated(keys, traced))
     for grams, least in zip(zip(*(held.ngrams for held in helds), strict=True), (0.0, HELD), strict=True):
-        for which, match in matches(grams, traced.body, least):
+        for which, match in matches(grams, traced.body, least, same):
             yield helds[which], Leak(match.row, match.held, f"{match.n}-gram", match.score)
 
 

@@ -5,12 +5,15 @@ _N rows, _P pairs, as in `sketch` and `similar`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from planish.data.parallel import map_threads
 from planish.data.similar import Pairs, across, confirmed, prefix_pairs, reachable, within
 from planish.data.sketch import BANDS, PERMUTATIONS, Sketched
 
@@ -22,8 +25,9 @@ MAX_PAIRS = 30_000_000
 
 _AGREE = 0.66  # of 128 hashes; rows of Jaccard .8 agree in fewer with a probability of 4e-5
 _AT_ONCE = 8192
+_BANDS_AT_ONCE = 8  # columns of keys copied together
 _MARKED = 20  # bits of a key in a table that fits the processor's cache
-_LOW = np.uint64(0xFFFFFFFF)
+_LOWEST, _LOW = np.uint32((1 << _MARKED) - 1), np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ def links(rows: Sketched, threshold: float, accept: Callable[[Pairs], NDArray[np
     search = _Search(rows, threshold, accept, max_pairs)
     if not len(search.rows):
         return search.links()
-    for _, order, starts, ends in search.buckets():
+    for order, starts, ends in map(_wide, search.buckets):
         search.look(np.repeat(order[starts], ends - starts - 1), order[_behind_first(starts, ends)])
     search.connect()
     crowded = np.zeros(len(rows), bool)
-    for band, order, starts, ends in search.buckets():
+    for band, (order, starts, ends) in enumerate(map(_wide, search.buckets)):
         mixed = search.mixed(order, starts, ends)
         crowd = mixed & (ends - starts > CROWD)
         for begin, end in zip(starts[crowd], ends[crowd], strict=True):
@@ -67,7 +71,13 @@ def crossing(ours: Sketched, theirs: Sketched, threshold: float, *, max_pairs: i
 
     Only rows that share a band with the other side are looked at: of most sets that is next to none.
     """
-    met = [_meeting(ours, theirs, band) for band in range(BANDS)]
+    mine, others = np.flatnonzero(ours.sets.sizes), np.flatnonzero(theirs.sets.sizes)
+
+    def meetings(first: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        bands = zip(_bands(ours.keys, mine, first), _bands(theirs.keys, others, first), strict=True)
+        return [_meeting(mine, my_keys, others, their_keys) for my_keys, their_keys in bands]
+
+    met = list(chain.from_iterable(map_threads(meetings, range(0, BANDS, _BANDS_AT_ONCE))))
     left_rows, right_rows = (_once(side, len(rows)) for side, rows in zip(zip(*met, strict=True), (ours, theirs), strict=True))
     search = _Search(Sketched.joined([ours.only(left_rows), theirs.only(right_rows)]), threshold, None, max_pairs)
     keys = search.keys
@@ -96,23 +106,62 @@ def _once(parts: Iterable[NDArray[np.int64]], n: int) -> NDArray[np.int64]:
     return np.flatnonzero(named)
 
 
-def _meeting(ours: Sketched, theirs: Sketched, band: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of each side whose key of a band some row of the other has, in order."""
-    sides = [(np.flatnonzero(side.sets.sizes), side.keys[:, band]) for side in (ours, theirs)]
-    (mine, my_keys), (others, their_keys) = ((rows, keys[rows]) for rows, keys in sides)
-    others = others[_among(their_keys, my_keys)]
-    return mine[_among(my_keys, theirs.keys[others, band])], others
+def _bands(keys: NDArray[np.uint32], rows: NDArray[np.int64], first: int) -> NDArray[np.uint32]:
+    """The keys of some rows in some bands from `first` on, (bands, _N)."""
+    return np.ascontiguousarray(keys[rows, first : first + _BANDS_AT_ONCE].T)
+
+
+def _meeting(
+    mine: NDArray[np.int64], my_keys: NDArray[np.uint32], others: NDArray[np.int64], their_keys: NDArray[np.uint32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of each side whose key some row of the other has, in order."""
+    theirs = _among(their_keys, my_keys)
+    return mine[_among(my_keys, their_keys[theirs])], others[theirs]
 
 
 def _among(keys: NDArray[np.uint32], wanted: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Whether each key is one of the wanted: a table of their lowest bits answers for nearly all, a search for the rest."""
-    marked = np.zeros(1 << _MARKED, bool)
-    marked[wanted & np.uint32((1 << _MARKED) - 1)] = True
-    found = marked[keys & np.uint32((1 << _MARKED) - 1)]
+    found = _marks(wanted)[keys & _LOWEST]
     maybe = np.flatnonzero(found)
-    ordered = np.sort(wanted)
+    ordered = np.sort(wanted[_marks(keys[maybe])[wanted & _LOWEST]])
     found[maybe] = ordered[np.searchsorted(ordered, keys[maybe]).clip(max=len(ordered) - 1)] == keys[maybe] if len(ordered) else False
     return np.asarray(found)
+
+
+def _marks(keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Which lowest bits some key has."""
+    marked = np.zeros(1 << _MARKED, bool)
+    marked[keys & _LOWEST] = True
+    return marked
+
+
+def _shared(keys: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The places of all keys that stand twice or more, and of a few others: those that are alone in their lowest bits are left out without a search."""
+    low, places = keys & _LOWEST, np.arange(len(keys), dtype=np.uint32)
+    last = np.empty(1 << _MARKED, np.uint32)
+    last[low] = places
+    return np.flatnonzero(_marks(keys[last[low] != places])[low])
+
+
+_Buckets = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Rows in order of their key in a band, and where each bucket of two rows or more begins and ends; no other rows. Within a bucket rows keep their order."""
+
+
+def _buckets(keys: NDArray[np.uint32], rows: NDArray[np.int64]) -> _Buckets:
+    shared = _shared(keys)
+    placed = np.sort((keys[shared].astype(np.uint64) << np.uint64(32)) | rows[shared].astype(np.uint64))
+    ordered = placed >> np.uint64(32)
+    edges = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True]))) if len(placed) else np.zeros(1, np.int64)
+    sizes = np.diff(edges)
+    full = sizes > 1
+    ends = np.cumsum(sizes[full])
+    return (placed[np.repeat(full, sizes)] & _LOW).astype(np.int32), (ends - sizes[full]).astype(np.int32), ends.astype(np.int32)
+
+
+def _wide(buckets: _Buckets) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """For arithmetic."""
+    order, starts, ends = (each.astype(np.int64) for each in buckets)
+    return order, starts, ends
 
 
 class _Search:
@@ -127,15 +176,11 @@ class _Search:
         self.waiting: list[NDArray[np.int64]] = []
         self.compared = self.left_out = 0
 
-    def buckets(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Band by band its number, the rows in order of their key, and where each bucket of two rows or more begins and ends. Within a bucket rows keep their order."""
-        for band in range(BANDS):
-            placed = np.sort((self.keys[self.rows, band].astype(np.uint64) << np.uint64(32)) | self.rows.astype(np.uint64))
-            ordered = placed >> np.uint64(32)
-            edges = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1], [True])))
-            starts, ends = edges[:-1], edges[1:]
-            full = ends - starts > 1
-            yield band, (placed & _LOW).astype(np.int64), starts[full], ends[full]
+    @cached_property
+    def buckets(self) -> list[_Buckets]:
+        """Of each band."""
+        found = map_threads(lambda first: [_buckets(keys, self.rows) for keys in _bands(self.keys, self.rows, first)], range(0, BANDS, _BANDS_AT_ONCE))
+        return list(chain.from_iterable(found))
 
     def mixed(self, order: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether a bucket holds rows of several clusters."""

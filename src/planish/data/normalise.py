@@ -36,8 +36,10 @@ class Fields(NamedTuple):
 
 def normalised(text: str) -> str:
     """NFKC, lower case, no zero-width characters, every run of whitespace one space, none at the ends."""
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", ZERO_WIDTH.sub("", text))  # ASCII is NFKC already
-    return " ".join(folded.lower().split())
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", ZERO_WIDTH.sub("", text)).lower()  # ASCII is NFKC already
+    if folded.isascii() and folded.isprintable() and "  " not in folded and folded[:1] != " " and folded[-1:] != " ":
+        return folded  # its only white space are single blanks between words
+    return " ".join(folded.split())
 
 
 def digest(shape: str, fields: Iterable[str]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-AT_ONCE = 4096
+AT_ONCE = 512
 """Rows looked at in one go: their arrays stay in the processor's cache."""
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
+from operator import not_
 from pathlib import Path
 from typing import Any, TypeVar
 
 from planish.data import mapping as columns
 from planish.data import plain_dialogue
-from planish.data.accepted import Accepted, Part, RawText
+from planish.data.accepted import Accepted, Part, RawText, Taken
 from planish.data.clean import Change, cleaned
 from planish.data.containers import Lines, Record, read_blocks, read_records, records_of
 from planish.data.contract import judged
@@ -24,6 +25,7 @@ from planish.data.finding import Finding
 from planish.data.formats import fitting
 from planish.data.parallel import CHUNK, map_chunks, uncollected
 from planish.data.table import Keys, Table, keys_of, line_of
+from planish.data.trace import texts_of, texts_of_turns
 from planish.errors import InputError, Problem
 from planish.rows import MALFORMED, NoteCode, Origin, RejectedRow, Row
 
@@ -64,9 +66,9 @@ class Reading:
                 first.setdefault(finding.row_id, finding)
         if not first:
             return self
-        moved = self.accepted.where(key.id in first for key in self.accepted.keys)
-        rejected = tuple(_set_aside(row, first[row.id], self.raw.of(row.id)) for row in moved)
-        return replace(self, accepted=self.accepted.without(first), rejected=self.rejected + rejected)
+        kept = [key.id not in first for key in self.accepted.keys]
+        rejected = tuple(_set_aside(row, first[row.id], self.raw.of(row.id)) for row in self.accepted.where(map(not_, kept)))
+        return replace(self, accepted=self.accepted.where(kept), rejected=self.rejected + rejected)
 
 
 class TooManyMalformed(InputError):
@@ -79,13 +81,15 @@ class TooManyMalformed(InputError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is made of a record: its columns under our keys, a row of `shape` (None: by its keys), its prompts tidied by the steps of `clean`."""
+    """What is made of a record: its columns under our keys, a row of `shape` (None: by its keys), its prompts tidied by the steps of `clean`; traced where it will
+    be `compared`."""
 
     shape: str | None = None
     labels: tuple[str, ...] | None = None
     group_by: str | None = None
     mapping: Mapping[str, str] = field(default_factory=dict)
     clean: tuple[str, ...] = ()
+    compared: bool = True
 
 
 @uncollected()
@@ -98,11 +102,13 @@ def read_rows(
     clean: Sequence[str] = (),
     mixed: bool = False,
     strict: bool = True,
+    compared: bool = True,
 ) -> Reading:
     """Read files and hold every row to the contract.
 
     `shape` is the shape that rows must have (None: by their keys); `labels` the declared set; `group_by` the column that no split may cut; `mapping` our key of
     each column that has another name (None: found out, where no row has a known shape); `clean` the steps that tidy prompts.
+    Rows that will not be `compared` with others are read faster: nothing is worked out for the checks meanwhile.
     Raises InputError when a file cannot be read, when what its columns are is not sure, when its rows have several shapes and `mixed` is false, and, where
     `strict`, TooManyMalformed above 5 % malformed lines.
     """
@@ -110,7 +116,7 @@ def read_rows(
         mapping = _found_out(paths[0], shape, labels)
     else:
         columns.check(mapping, "data.mapping")
-    wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by, mapping, tuple(clean))
+    wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by, mapping, tuple(clean), compared)
     accepted = Accepted()
     rejected: list[RejectedRow] = []
     for path in paths:
@@ -136,10 +142,9 @@ def stored(rows: Iterable[Row], rejected: Sequence[RejectedRow], file: str, labe
     """Rows of an earlier version of a data set, read again; what they hold now is their raw text."""
     accepted = Accepted()
     for part in _grouped(rows):
-        held = Part()
-        for row in part:
-            held.add(keys_of(row), line := line_of(row), line.rstrip(b"\n"))
-        accepted.add(held)
+        lines = list(map(line_of, part))
+        taken = [Taken(keys_of(row), line, line.rstrip(b"\n"), texts_of(row)) for row, line in zip(part, lines, strict=True)]
+        accepted.add(Part.of(taken, [], []))
     return _reading(file, accepted, rejected, labels, {})
 
 
@@ -158,36 +163,39 @@ def _grouped(items: Iterable[T]) -> Iterator[list[T]]:
 
 def _take(wanted: Wanted, groups: list[list[Lines | Record]]) -> Part:
     """The records of some blocks as rows on their way to disk, or refused."""
-    part = Part()
+    taken, tidied, rejected = list[Taken](), list[tuple[int, Change]](), list[RejectedRow]()
     for record in chain.from_iterable(records_of(block) for group in groups for block in group):
         fault, row_id = record.value, None
         if not isinstance(fault, Fault):
             try:
-                keys, line, changes = _row(wanted, record, fault)
+                row, changes = _row(wanted, record, fault)
             except Refused as refused:
                 own = fault.get("id")
                 row_id = str(own) if isinstance(own, str | int) and not isinstance(own, bool) and own != "" else None
                 fault = refused.fault
             else:
-                part.changes.extend((len(part.keys), change) for change in changes)
-                part.add(keys, line, record.raw.encode())
+                tidied += [(len(taken), change) for change in changes]
+                taken.append(row)
                 continue
-        part.rejected.append(RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw))
-    return part
+        rejected.append(RejectedRow(file=record.file, line=record.line, row_id=row_id, code=fault.code, why=fault.why, fix=fault.fix, raw=record.raw))
+    return Part.of(taken, tidied, rejected)
 
 
-def _row(wanted: Wanted, record: Record, value: dict[str, Any]) -> tuple[Keys, bytes, tuple[Change, ...]]:
-    """Keys and stored line of the row that is wanted of a record, and what was tidied in it. Raises Refused."""
+def _row(wanted: Wanted, record: Record, value: dict[str, Any]) -> tuple[Taken, tuple[Change, ...]]:
+    """The row that is wanted of a record, and what was tidied in it. Raises Refused."""
     named = columns.apply(value, wanted.mapping) if wanted.mapping else value
     made = judged(named, shape=wanted.shape, labels=wanted.labels, group_by=wanted.group_by)
+    raw = record.raw.encode()
     if made.origin is None and not wanted.clean and plain_dialogue.is_plain(made.shape, made.fields):
         messages = made.fields["messages"]
-        asked, said = plain_dialogue.digests(messages)
+        folded = plain_dialogue.folded(messages)
+        asked, said = plain_dialogue.digests(messages, folded)
         line = plain_dialogue.line(made.id, record.file, record.line, record.sha256, made.group, made.extra, messages)
-        return Keys(made.id, made.shape, made.group, None, record.line, asked + said, asked, said), line, ()
+        keys = Keys(made.id, made.shape, made.group, None, record.line, asked + said, asked, said)
+        return Taken(keys, line, raw, texts_of_turns(messages, folded) if wanted.compared else None), ()
     row = made.row(Origin(file=record.file, line=record.line, sha256=record.sha256))
     row, changes = cleaned(row, wanted.clean) if wanted.clean else (row, ())
-    return keys_of(row), line_of(row), changes
+    return Taken(keys_of(row), line_of(row), raw, texts_of(row) if wanted.compared else None), changes
 
 
 def _set_aside(row: Row, finding: Finding, raw: str) -> RejectedRow:

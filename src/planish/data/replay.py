@@ -105,7 +105,7 @@ def screen(rows: Sequence[Row], evaluation: Sequence[Row]) -> Screened:
     held, against, own = HeldOut(), Table.of(evaluation), Table.of(rows)
     held.add("gold", against.ids, against.keys, traces(against))
     traced = traces(own)
-    found = [leak for _, leak in copied([held], own.keys, traced)] + held.nearly(traced.near, NEAR)[0]
+    found = [leak for _, leak in copied([held], own.keys, traced)] + held.nearly(traced, NEAR)[0]
     leaks = [(rows[leak.row].id, held.names[leak.held], leak.method) for leak in found]
     dropped = {row_id for row_id, _, _ in leaks}
     return Screened([row for row in rows if row.id not in dropped], leaks, {name for _, name, _ in leaks})

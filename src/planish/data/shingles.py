@@ -31,36 +31,30 @@ _ASCII = bytes(ord(chr(byte).lower()) if chr(byte).isalnum() and byte < 128 else
 
 def words(text: str) -> list[bytes]:
     """The words of the normalised text, without punctuation and symbols, as UTF-8."""
-    return words_of(text if text.isascii() else normalised(text))
+    return blanked(text if text.isascii() else normalised(text)).split()
 
 
-def words_of(folded: str) -> list[bytes]:
-    """The words of a text that is normalised already, or ASCII."""
+def blanked(folded: str) -> bytes:
+    """A text that is normalised already, or ASCII, with blanks for all that is no word."""
     if folded.isascii():
-        return folded.encode().translate(_ASCII).split()
-    return folded.translate(_marks()).encode("utf-8", "surrogatepass").split()
+        return folded.encode().translate(_ASCII)
+    return folded.translate(_marks()).encode("utf-8", "surrogatepass")
 
 
 def word_units(text: str) -> bytes:
     """One uint32 a word."""
-    return hashes_of(words(text))
+    return _hashes(words(text))
 
 
-def hashes_of(found: list[bytes]) -> bytes:
-    """One uint32 a word, of words that are found already."""
+def _hashes(found: list[bytes]) -> bytes:
     return array.array("I", map(crc32, found)).tobytes()
 
 
 def units(text: str) -> bytes:
     """What the shingles of a text are made of, one uint32 each: its words, or its characters below 20 words."""
     found = words(text)
-    return units_of(found, hashes_of(found))
-
-
-def units_of(found: list[bytes], hashes: bytes) -> bytes:
-    """The units of a text whose words are found and hashed already."""
     if len(found) >= SHORT:
-        return hashes
+        return _hashes(found)
     return b" ".join(found).decode("utf-8", "surrogatepass").encode("utf-32-le", "surrogatepass")
 
 
@@ -98,7 +92,12 @@ class Shingles(Ragged):
     @staticmethod
     def of(texts: Iterable[bytes]) -> Shingles:
         """From the `units` of each row."""
-        return Shingles.joined([_sets(*part) for part in Ragged.packed(texts).parts()])
+        return Shingles.among(Ragged.packed(texts))
+
+    @staticmethod
+    def among(units: Ragged) -> Shingles:
+        """From the units of all rows."""
+        return Shingles.joined([_sets(*part) for part in units.parts()])
 
 
 def _sets(flat: NDArray[np.uint32], lengths: NDArray[np.int64]) -> Shingles:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
+
+import numpy as np
 
 from planish.data.finding import Finding
 from planish.data.parallel import uncollected
@@ -54,15 +56,11 @@ class Split(Noun):
         return Split(assignment=assignment, shares=shares, counts=counts, seed=self.seed, findings=self.findings)
 
 
-class _Unit:
-    """Rows that travel together, and how many of each label they are."""
+Join = bytes | str | int
+"""What ties rows together: a question by its digest, a group by its name, a cluster by its number."""
 
-    __slots__ = ("key", "labels", "rows")
-
-    def __init__(self, key: str, rows: list[Keys]) -> None:
-        self.key = key
-        self.rows = rows
-        self.labels = dict(Counter(map(_label, rows))) if len(rows) > 1 else {_label(rows[0]): 1}
+Unit = list[Keys]
+"""Rows that travel together; several are in the order of their ids."""
 
 
 @uncollected()
@@ -84,13 +82,12 @@ def divide(
     Raises InputError when one unit holds more than half of the rows, when a label is absent from gold or from train, or when stored rows of one unit lie on
     two sides.
     """
-    cluster = {row_id: f"cluster {number}" for number, ids in enumerate(together) for row_id in ids}
-    joined = [_Joined(row, _joins(row, cluster)) for row in rows.keys]
+    cluster = {row_id: number for number, ids in enumerate(together) for row_id in ids}
     stored = {row.id: existing[row.id] for row in rows.keys if row.id in existing} if existing else {}
-    findings = _group_leaks(joined, stored) if stored else []
+    findings = _group_leaks(rows.keys, cluster, stored) if stored else []
     leaked = {finding.row_id for finding in findings}
-    placed = [row for row in joined if row.keys.id not in leaked]
-    units = _in_order(_units(placed), seed, times)
+    placed = [row for row in rows.keys if row.id not in leaked] if leaked else rows.keys
+    units = _in_order(_units(placed, cluster), seed, times)
     _refuse_giant(units, len(placed))
     targets: dict[SplitName, float] = {"train": 1 - validation - gold, "validation": validation, "gold": gold}
     if stored:
@@ -98,18 +95,16 @@ def divide(
     else:
         wanted = {name: share for name, share in targets.items() if share > 0}
         chosen = _by_time(units, wanted) if times is not None else _greedy(units, wanted)
-    assignment: dict[str, SplitName] = {}
-    for unit, name in zip(units, chosen, strict=True):
-        for row in unit.rows:
-            assignment[row.id] = stored.get(row.id, name)
+    assignment = {row.id: name for unit, name in zip(units, chosen, strict=True) for row in unit} | stored
     if gold_max is not None:
-        assignment |= _over_cap([row.keys for row in placed if assignment[row.keys.id] == "gold"], gold_max, stored, seed)
+        assignment |= _over_cap([row for row in placed if assignment[row.id] == "gold"], gold_max, stored, seed)
+    sides = [assignment[row.id] for row in placed]
     counts: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
-    for (name, label), n in Counter((assignment[row.keys.id], _label(row.keys)) for row in placed).items():
+    for (name, label), n in Counter(zip(sides, [row.label or "" for row in placed], strict=True)).items():
         counts[name][label] = n
     _refuse_absent(counts, needed=("gold", "train") if gold else ("train",))
     return Split(
-        assignment={row.keys.id: assignment[row.keys.id] for row in placed},
+        assignment=dict(zip([row.id for row in placed], sides, strict=True)),
         shares={name: counts[name].total() / len(placed) for name in SPLITS},
         counts={name: dict(sorted(counts[name].items())) for name in SPLITS},
         seed=seed,
@@ -117,35 +112,29 @@ def divide(
     )
 
 
-class _Joined(NamedTuple):
-    """A row with what ties it to others."""
-
-    keys: Keys
-    joins: tuple[str, ...]
-
-
 def _label(row: Keys) -> str:
     return row.label or ""
 
 
 def _hash(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
+    return int.from_bytes(_digest(seed, key), "big")
 
 
-def _joins(row: Keys, cluster: Mapping[str, str]) -> tuple[str, ...]:
-    """What ties a row to others: its group, its question, its cluster. A question sorts behind every group, so a unit is named by its groups first."""
-    question = f"question {row.question.hex()}"
-    if row.group is None and row.id not in cluster:
-        return (question,)
-    near = (cluster[row.id],) if row.id in cluster else ()
-    return ((f"group {row.group}",) if row.group is not None else ()) + (question, *near)
+def _digest(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8]
 
 
-def _units(rows: Sequence[_Joined]) -> list[_Unit]:
-    """Connected components over what joins rows, each named by its smallest group, else its smallest question, whatever the order of the rows."""
-    root: dict[str, str] = {}
+def _joins(row: Keys, cluster: Mapping[str, int]) -> tuple[Join, ...]:
+    """What ties a row to others: its group, its question, its cluster."""
+    group = () if row.group is None else (row.group,)
+    return (*group, row.question, *((cluster[row.id],) if row.id in cluster else ()))
 
-    def find(key: str) -> str:
+
+def _units(rows: Sequence[Keys], cluster: Mapping[str, int]) -> list[Unit]:
+    """Connected components over what joins rows."""
+    root: dict[Join, Join] = {}
+
+    def find(key: Join) -> Join:
         at = root.setdefault(key, key)
         while root[at] != at:
             root[at] = root[root[at]]
@@ -153,110 +142,117 @@ def _units(rows: Sequence[_Joined]) -> list[_Unit]:
         return at
 
     for row in rows:
-        for key in row.joins[1:]:
-            first, second = find(row.joins[0]), find(key)
-            root[second] = first
-    members: dict[str, list[_Joined]] = defaultdict(list)
+        if row.group is not None or row.id in cluster:  # most rows have a question and nothing else
+            first, *others = _joins(row, cluster)
+            for key in others:
+                root[find(key)] = find(first)
+    members: dict[Join, Unit] = {}
     for row in rows:
-        members[find(row.joins[0]) if root else row.joins[0]].append(row)
-    return [_unit(unit) for unit in members.values()]
+        members.setdefault(find(row.question) if root else row.question, []).append(row)
+    return [unit if len(unit) == 1 else sorted(unit, key=lambda row: row.id) for unit in members.values()]
 
 
-def _unit(rows: Sequence[_Joined]) -> _Unit:
-    if len(rows) == 1:
-        joins = rows[0].joins
-        return _Unit(joins[0] if len(joins) == 1 else min(joins[:2], key=_cluster_last), [rows[0].keys])
-    return _Unit(min((key for row in rows for key in row.joins), key=_cluster_last), sorted((row.keys for row in rows), key=lambda keys: keys.id))
+def _name(unit: Unit) -> str:
+    """A unit is named by its smallest group, else by its smallest question, whatever the order of the rows; never by a cluster, whose number follows that order."""
+    if len(unit) == 1 and unit[0].group is None:
+        return f"question {unit[0].question.hex()}"
+    groups = [row.group for row in unit if row.group is not None]
+    return f"group {min(groups)}" if groups else f"question {min([row.question for row in unit]).hex()}"
 
 
-def _cluster_last(join: str) -> tuple[bool, str]:
-    """The numbers of clusters follow the order of the rows, so a cluster never names a unit."""
-    return join.startswith("cluster "), join
-
-
-def _in_order(units: list[_Unit], seed: int, times: Mapping[str, str | float] | None) -> list[_Unit]:
+def _in_order(units: list[Unit], seed: int, times: Mapping[str, str | float] | None) -> list[Unit]:
     """By hash, or from the oldest to the newest; a unit is as new as its newest row."""
     if times is None:
-        return sorted(units, key=lambda unit: _hash(seed, unit.key))
-    missing = [row.id for unit in units for row in unit.rows if row.id not in times]
+        hashes = np.frombuffer(b"".join([_digest(seed, _name(unit)) for unit in units]), ">u8")
+        return [units[place] for place in np.argsort(hashes, kind="stable").tolist()]
+    missing = [row.id for unit in units for row in unit if row.id not in times]
     if missing:
         raise InputError(Problem("data.split.time_by", f"{len(missing)} rows have no time, the first is {missing[0]}", "give every row its time"))
-    return sorted(units, key=lambda unit: (max(times[row.id] for row in unit.rows), unit.key))
+    return sorted(units, key=lambda unit: (max(times[row.id] for row in unit), _name(unit)))
 
 
-def _by_time(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
+def _by_time(units: Sequence[Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
     """Train from the oldest on, then validation, gold the newest; each side closes once it has its share of the rows."""
-    total, chosen, done = sum(len(unit.rows) for unit in units), list[SplitName](), 0
+    total, chosen, done = sum(len(unit) for unit in units), list[SplitName](), 0
     sides = [name for name in SPLITS if name in targets]  # train, validation, gold
     ends = [total * sum(targets[side] for side in sides[: index + 1]) for index in range(len(sides))]
     for unit in units:
-        middle = done + len(unit.rows) / 2
+        middle = done + len(unit) / 2
         chosen.append(next((side for side, end in zip(sides, ends, strict=True) if middle < end), sides[-1]))
-        done += len(unit.rows)
+        done += len(unit)
     return chosen
 
 
-def _greedy(units: Sequence[_Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
+def _greedy(units: Sequence[Unit], targets: Mapping[SplitName, float]) -> list[SplitName]:
     """Each unit, in hash order, to the split whose label counts it brings nearest to their targets.
 
     The distance is the sum over splits and labels of (have - want)^2 / want; for units of one row this is the Sainte-Laguë rule of proportional seats.
     """
-    totals: Counter[str] = Counter()
-    for unit in units:
-        for label, n in unit.labels.items():
-            totals[label] += n
-    have: dict[SplitName, Counter[str]] = {name: Counter() for name in targets}
-    sides = [(name, have[name], {label: count * share for label, count in totals.items()}) for name, share in targets.items()]
+    totals = Counter([row.label or "" for unit in units for row in unit])
+    names = list(targets)
+    want = {label: [count * share for share in targets.values()] for label, count in totals.items()}
+    have = {label: [0] * len(names) for label in totals}
     chosen: list[SplitName] = []
     # most units are one row: what it would cost on each side
-    single = {label: [(1 + 2 * (held[label] - want[label])) / want[label] for _, held, want in sides] for label in totals}
+    single = {label: [(1 + 2 * (0 - wanted)) / wanted for wanted in want[label]] for label in totals}
     for unit in units:
-        costs = single[next(iter(unit.labels))] if len(unit.rows) == 1 else [_cost(unit.labels, held, want) for _, held, want in sides]
+        labels: Iterable[tuple[str, int]]
+        if len(unit) == 1:
+            label = unit[0].label or ""
+            costs, labels = single[label], ((label, 1),)
+        else:
+            labels = _labels(unit).items()
+            costs = [_cost([(n, have[label][side], want[label][side]) for label, n in labels]) for side in range(len(names))]
         best = costs.index(min(costs))
-        name, held, want = sides[best]
-        for label, n in unit.labels.items():
-            held[label] += n
-            single[label][best] = (1 + 2 * (held[label] - want[label])) / want[label]
-        chosen.append(name)
+        chosen.append(names[best])
+        for label, n in labels:
+            held, wanted = have[label], want[label][best]
+            held[best] += n
+            single[label][best] = (1 + 2 * (held[best] - wanted)) / wanted
     if "gold" in targets:
-        _lend_to_gold(units, chosen, have)
+        _lend_to_gold(units, chosen, {name: +Counter({label: held[side] for label, held in have.items()}) for side, name in enumerate(names)})
     return chosen
 
 
-def _cost(labels: Mapping[str, int], held: Mapping[str, int], want: Mapping[str, float]) -> float:
-    """What rows of these labels add to the distance of a side."""
+def _cost(labels: Iterable[tuple[int, int, float]]) -> float:
+    """What so many rows of some labels add to the distance of a side that has so many and wants so many of each."""
     cost = 0.0
-    for label, n in labels.items():
-        cost += n * (n + 2 * (held[label] - want[label])) / want[label]
+    for n, held, wanted in labels:
+        cost += n * (n + 2 * (held - wanted)) / wanted
     return cost
 
 
-def _lend_to_gold(units: Sequence[_Unit], chosen: list[SplitName], have: Mapping[SplitName, Counter[str]]) -> None:
+def _lend_to_gold(units: Sequence[Unit], chosen: list[SplitName], have: Mapping[SplitName, Counter[str]]) -> None:
     """A label too rare for its share of gold still needs one row there: move the smallest training unit that has it, if train keeps every label."""
-    for label in sorted(have["train"]):
+    lacking = [label for label in sorted(have["train"]) if not have["gold"][label]]
+    holders: dict[str, list[int]] = {label: [] for label in lacking}
+    for index, unit in enumerate(units if lacking else ()):
+        for label in {*map(_label, unit)} & holders.keys():
+            holders[label].append(index)
+    for label in lacking:
         if have["gold"][label]:
             continue
-        able = [
-            index
-            for index, unit in enumerate(units)
-            if chosen[index] == "train" and unit.labels.get(label) and all(have["train"][other] > n for other, n in unit.labels.items())
-        ]
+        able = [index for index in holders[label] if chosen[index] == "train" and all(have["train"][other] > n for other, n in _labels(units[index]).items())]
         if able:
-            index = min(able, key=lambda index: len(units[index].rows))
+            index = min(able, key=lambda index: len(units[index]))
             chosen[index] = "gold"
-            have["train"].subtract(units[index].labels)
-            have["gold"].update(units[index].labels)
+            have["train"].subtract(_labels(units[index]))
+            have["gold"].update(_labels(units[index]))
 
 
-def _grow(units: Sequence[_Unit], stored: Mapping[str, SplitName], targets: Mapping[SplitName, float], seed: int) -> list[SplitName]:
+def _labels(unit: Unit) -> Counter[str]:
+    return Counter(map(_label, unit))
+
+
+def _grow(units: Sequence[Unit], stored: Mapping[str, SplitName], targets: Mapping[SplitName, float], seed: int) -> list[SplitName]:
     """A unit with stored rows goes where they are (gold where they are gold or unused: the cap decides between these); a new one where its hash says."""
     chosen: list[SplitName] = []
     for unit in units:
-        sides = {_side(stored[row.id]) for row in unit.rows if row.id in stored}
+        sides = {_side(stored[row.id]) for row in unit if row.id in stored}
         if sides:
             chosen.append(sides.pop())
             continue
-        point = _hash(seed, f"place {unit.key}") / 2**64
+        point = _hash(seed, f"place {_name(unit)}") / 2**64
         chosen.append("gold" if point < targets["gold"] else "validation" if point < targets["gold"] + targets["validation"] else "train")
     return chosen
 
@@ -265,27 +261,27 @@ def _side(name: SplitName) -> SplitName:
     return "gold" if name == "unused" else name
 
 
-def _group_leaks(rows: Sequence[_Joined], stored: Mapping[str, SplitName]) -> list[Finding]:
+def _group_leaks(rows: Sequence[Keys], cluster: Mapping[str, int], stored: Mapping[str, SplitName]) -> list[Finding]:
     """New rows that join stored rows of different splits: those that touch two sides themselves, or, where only a chain does, the chain's new rows."""
     findings: list[Finding] = []
-    remaining, joins = list(rows), {row.keys.id: row.joins for row in rows}
-    while conflicts := [unit for unit in _units(remaining) if len({_side(stored[row.id]) for row in unit.rows if row.id in stored}) > 1]:
+    remaining = list(rows)
+    while conflicts := [unit for unit in _units(remaining, cluster) if len({_side(stored[row.id]) for row in unit if row.id in stored}) > 1]:
         leaked: dict[str, Finding] = {}
         for unit in conflicts:
-            old = [row for row in unit.rows if row.id in stored]
-            new = [row for row in unit.rows if row.id not in stored]
+            old = [row for row in unit if row.id in stored]
+            new = [row for row in unit if row.id not in stored]
             if not new:
                 raise _stored_conflict(unit, stored)
-            sides: dict[str, dict[SplitName, str]] = defaultdict(dict)  # join -> side -> a stored row there
+            sides: dict[Join, dict[SplitName, str]] = defaultdict(dict)  # join -> side -> a stored row there
             for row in old:
-                for key in joins[row.id]:
+                for key in _joins(row, cluster):
                     sides[key][_side(stored[row.id])] = row.id
-            touching = {row.id: {side: other for key in joins[row.id] for side, other in sides[key].items()} for row in new}
+            touching = {row.id: {side: other for key in _joins(row, cluster) for side, other in sides[key].items()} for row in new}
             direct = [row for row in new if len(touching[row.id]) > 1]
             for row in direct or new:
                 leaked[row.id] = _leak(row, touching[row.id])
-        findings += [leaked[row.keys.id] for row in remaining if row.keys.id in leaked]
-        remaining = [row for row in remaining if row.keys.id not in leaked]
+        findings += [leaked[row.id] for row in remaining if row.id in leaked]
+        remaining = [row for row in remaining if row.id not in leaked]
     return findings
 
 
@@ -296,8 +292,8 @@ def _leak(row: Keys, touches: Mapping[SplitName, str]) -> Finding:
     return Finding(row_id=row.id, code=RejectCode.GROUP_LEAK, severity="reject", why=f"joins {named}", fix=fix, see=see)
 
 
-def _stored_conflict(unit: _Unit, stored: Mapping[str, SplitName]) -> InputError:
-    lying = ", ".join(f"{row.id} in {stored[row.id]}" for row in unit.rows[:5])
+def _stored_conflict(unit: Unit, stored: Mapping[str, SplitName]) -> InputError:
+    lying = ", ".join(f"{row.id} in {stored[row.id]}" for row in unit[:5])
     fix = "keep the group_by that the stored split was made with, or prepare a new data set without it"
     return InputError(Problem("split.json", f"stored rows that belong together lie on two sides: {lying}", fix))
 
@@ -325,10 +321,10 @@ def _largest_remainder(sizes: Mapping[str, int], seats: int) -> dict[str, int]:
     return quota
 
 
-def _refuse_giant(units: Iterable[_Unit], n: int) -> None:
+def _refuse_giant(units: Iterable[Unit], n: int) -> None:
     for unit in units:
-        if len(unit.rows) * 2 > n:
-            why = f"{len(unit.rows)} of {n} rows belong together ({unit.key}), more than half"
+        if len(unit) * 2 > n:
+            why = f"{len(unit)} of {n} rows belong together ({_name(unit)}), more than half"
             fix = "group by a finer column, leave group_by out, remove the copies, or add rows of other groups"
             raise InputError(Problem("data.split", why, fix))
 

@@ -11,6 +11,11 @@ from planish.data.fault import Fault
 from planish.errors import InputError, Problem
 from planish.rows import RejectCode
 
+LONGEST_CELL = 1 << 24
+"""Characters of a cell. One that goes on longer is no cell: a quote is not closed."""
+
+csv.field_size_limit(LONGEST_CELL)  # Python's own is 131,072, which a document may well have
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -37,7 +42,9 @@ def records(stream: IO[bytes], path: Path, delimiter: str) -> Iterator[tuple[int
         except csv.Error as broken:
             if "unexpected end" in str(broken):
                 raise InputError(Problem(f"{path}:{begins}", "a quote opened here is never closed", "close it, or double quotes inside a cell")) from broken
-            value = Fault(RejectCode.BAD_JSON, f"is not CSV: {broken}", "double the quotes inside a quoted cell")
+            long = "field larger" in str(broken)
+            why = f"a cell has more than {LONGEST_CELL:,} characters" if long else f"is not CSV: {broken}"
+            value = Fault(RejectCode.BAD_JSON, why, "close the quote that opens it" if long else "double the quotes inside a quoted cell")
         data = b"".join(held).rstrip(b"\r\n")
         held.clear()
         if value is not None:

@@ -71,7 +71,12 @@ def final_answer(row: Row) -> str:
 
 
 def body_text(row: Row) -> str:
-    """Prompt, documents, answer, and the worse answer of a pair, a line break between them; of a label row the text alone, because its label is no text."""
+    """The parts of the body, a line break between them."""
+    return "\n".join(part for part in body_parts(row) if part)
+
+
+def body_parts(row: Row) -> list[str]:
+    """Prompt, documents, answer, and the worse answer of a pair; of a label row the text alone, because its label is no text."""
     parts = [prompt_text(row)]
     if isinstance(row, QuestionRow):
         parts += row.documents
@@ -79,7 +84,7 @@ def body_text(row: Row) -> str:
         parts.append(final_answer(row))
     if isinstance(row, PreferenceRow):
         parts.append(_turns(row.rejected))
-    return "\n".join(part for part in parts if part)
+    return parts
 
 
 def every_text(row: Row) -> list[str]:

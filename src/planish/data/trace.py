@@ -1,91 +1,61 @@
-"""What of one row is compared with other rows (MISSION D6, D9)."""
+"""What of one row is compared with other rows, as texts (MISSION D6, D9)."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, NamedTuple
-
-from pydantic_core import from_json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from planish.data.normalise import normalised
-from planish.data.shingles import hashes_of, units_of, word_units, words, words_of
-from planish.data.table import ROW
-from planish.data.texts import body_text, final_answer, prompt_text
+from planish.data.texts import body_parts, final_answer, prompt_text
 from planish.rows import ChatRow, LabelRow, PromptCompletionRow, QuestionRow, Row
 
-WORDS = 5
-"""A question of fewer words is recognised only exactly, with everything around it: "summarise this" is asked of many texts."""
-
-DIGEST = 16
-"""Bytes of a prompt's digest."""
+_JOINERS = frozenset("\u200c\u200d")
 
 
-class Trace(NamedTuple):
-    """What is compared of a row. Units and words are those of `shingles`.
+class Texts(NamedTuple):
+    """What is compared of a row.
 
-    `prompt`: digest of the prompt, and `shingles`: its units (both empty below 5 words); `asked`: its words; `body` and `whole`: words and units of everything;
-    `tells`: whether the prompt holds the whole answer; `sizes`: characters of prompt and answer, of which a label is none.
+    `folded` are normalised texts: the first `asked` of them are the prompt, those from `body` on the prompt and all else. `sizes` are the characters of prompt and answer,
+    of which a label is none. `said` is what its user says, None where an answer in it is not worth a warning, and `answer` the answer, the last of the texts where
+    `body` is 0.
     """
 
-    prompt: bytes
-    shingles: bytes
-    asked: bytes
-    body: bytes
-    whole: bytes
-    tells: bool
+    folded: Sequence[str]
+    asked: int
+    body: int
     sizes: tuple[int, int]
+    said: str | None
+    answer: str
 
 
-def trace(row: Row) -> Trace:
-    """The trace of a row."""
-    prompt, answer = prompt_text(row), final_answer(row)
+def texts_of(row: Row) -> Texts:
+    """The texts of a row."""
+    prompt, answer, said = prompt_text(row), final_answer(row), None
     match row:
         case ChatRow():
             said = "\n".join([turn.content for turn in row.messages[:-1] if turn.role == "user"])
         case PromptCompletionRow() | QuestionRow():
             said = prompt
-        case _:
-            return _trace(prompt, body_text(row), answer, None, not isinstance(row, LabelRow))
-    return _trace(prompt, body_text(row), answer, said)
+    parts = body_parts(row)
+    return _texts(parts, list(map(normalised, parts)), 1, (len(prompt), 0 if isinstance(row, LabelRow) else len(answer)), said, answer)
 
 
-def trace_of_line(line: bytes) -> Trace:
-    """The trace of a row as it is stored. Of a dialogue that calls nothing it takes the texts and makes no row: most rows are one."""
-    value: dict[str, Any] = from_json(line)
-    if value["shape"] != "chat" or any(turn["tool_calls"] for turn in value["messages"]) or value["messages"][-1]["role"] == "system":
-        return trace(ROW.validate_json(line))
-    *asked, last = value["messages"]
-    prompt = "\n".join([turn["content"] for turn in asked if turn["role"] != "system"])
-    said = prompt if len(asked) == 1 and asked[0]["role"] == "user" else "\n".join([turn["content"] for turn in asked if turn["role"] == "user"])
-    return _trace(prompt, "\n".join([text for text in (prompt, last["content"]) if text]), last["content"], said)
+def texts_of_turns(turns: Sequence[Mapping[str, str]], folded: Sequence[str]) -> Texts:
+    """The texts of a dialogue of plain turns that ends in an answer, by their `role` and `content`, and by their normalised contents; no row is made of it."""
+    if len(turns) == 2 and turns[0]["role"] == "user":
+        said, answer = turns[0]["content"], turns[1]["content"]
+        return _texts((said, answer), folded, 1, (len(said), len(answer)), said, answer)
+    parts, kept = (
+        list(each) for each in zip(*((turn["content"], text) for turn, text in zip(turns, folded, strict=True) if turn["role"] != "system"), strict=True)
+    )
+    said = "\n".join([turn["content"] for turn in turns[:-1] if turn["role"] == "user"])
+    return _texts(parts, kept, len(parts) - 1, (len("\n".join(parts[:-1])), len(parts[-1])), said, parts[-1])
 
 
-def _trace(prompt: str, everything: str, answer: str, said: str | None, has_answer: bool = True) -> Trace:
-    """From the texts of a row; `said` is what its user says, where an answer in it is worth a warning."""
-    folded = normalised(prompt)
-    found = words_of(folded)
-    asked = hashes_of(found)
-    if everything.isascii() and everything.startswith(prompt):  # elsewhere a normal form may reach over the line break between the two
-        rest = words(everything[len(prompt) :])
-        answered = hashes_of(rest)
-        all_words, body = found + rest, asked + answered
-    else:
-        all_words = words(everything)
-        answered, body = b"", hashes_of(all_words)
-    whole = units_of(all_words, body)
-    if not answered or len(everything) != len(prompt) + 1 + len(answer) or not everything.endswith(answer):
-        answered = word_units(answer)
-    tells = said is not None and _holds(asked if said == prompt else word_units(said), answered)
-    sizes = (len(prompt), len(answer) if has_answer else 0)
-    if len(found) < WORDS:
-        return Trace(b"", b"", asked, body, whole, tells, sizes)
-    digest = hashlib.sha256(folded.encode("utf-8", "surrogatepass")).digest()[:DIGEST]
-    return Trace(digest, units_of(found, asked), asked, body, whole, tells, sizes)
-
-
-def _holds(asked: bytes, answered: bytes) -> bool:
-    """Whether what the user says holds the whole answer, of five words at least; both as units of words."""
-    at = asked.find(answered) if len(answered) >= 4 * WORDS else -1
-    while at > 0 and at % 4:  # between two words only
-        at = asked.find(answered, at + 1)
-    return at >= 0
+def _texts(parts: Sequence[str], folded: Sequence[str], asked: int, sizes: tuple[int, int], said: str | None, answer: str) -> Texts:
+    """From texts that stand one below another. What is normal of each by itself is normal of them together, but where a joiner stands beside the line break."""
+    if any([not part.isascii() and not _JOINERS.isdisjoint(part[:1] + part[-1:]) for part in parts]):
+        prompt = "\n".join(parts[:asked])
+        together = (normalised(prompt), normalised("\n".join([part for part in (prompt, *parts[asked:]) if part])))
+        return Texts(together, 1, 1, sizes, said, answer)
+    return Texts(folded, asked, 0, sizes, said, answer)

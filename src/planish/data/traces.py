@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,8 +17,9 @@ from planish.data.ragged import Ragged
 from planish.data.shingles import Shingles
 from planish.data.sketch import BANDS, PERMUTATIONS, Sketched
 from planish.data.spool import Spool
-from planish.data.table import Table
-from planish.data.trace import DIGEST, trace_of_line
+from planish.data.table import ROW, Table
+from planish.data.trace import texts_of
+from planish.data.trace_columns import DIGEST, Columns, columns_of
 
 _FIXED = {"prompt": ("u1", DIGEST), "tells": ("?", 1), "sizes": ("<u4", 2)}
 _FIXED |= {f"{text}_{part}": kind for text in ("whole", "near") for part, kind in (("sketch", ("u1", PERMUTATIONS)), ("keys", ("<u4", BANDS)))}
@@ -27,9 +29,9 @@ _RAGGED = ("asked", "body", "whole", "near")
 
 @dataclass(frozen=True)
 class Traces:
-    """The traces of _N rows, by column; a column is read where it is asked for. The texts are those of `trace.Trace`."""
+    """The traces of _N rows, by column; a column is read where it is asked for. The columns are those of `trace_columns.Columns`."""
 
-    kept: _Kept
+    kept: Kept
     rows: NDArray[np.int64] | None  # None: all that are kept
 
     def __len__(self) -> int:
@@ -84,51 +86,46 @@ class Traces:
         return Sketched(Shingles(found.values, found.starts), self._fixed(f"{name}_sketch"), self._fixed(f"{name}_keys"))
 
 
+class Kept:
+    """Traces on their way to disk: a spool for each column, and how many numbers each row has in a ragged one."""
+
+    def __init__(self) -> None:
+        self.spools = {name: Spool() for name in (*_FIXED, *_RAGGED)}
+        self._lengths: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in _RAGGED}
+        self.places = np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lengths["whole"]))
+
+    def add(self, parts: Sequence[Columns]) -> None:
+        """More rows."""
+        for name, values in chain.from_iterable(columns.items() for columns in parts):
+            numbers = values.values if isinstance(values, Ragged) else values
+            self.spools[name].append(np.ascontiguousarray(numbers).view("u1").data if numbers.size else b"")
+            if isinstance(values, Ragged):
+                self._lengths[name].append(values.sizes)
+
+    def of(self, spool: Spool, places: NDArray[np.int64]) -> None:
+        """These are the traces of the rows at some places (_N,) of a spool, in ascending order: `traces` gives them."""
+        self.places = places
+        self.lengths = {name: np.concatenate(parts) for name, parts in self._lengths.items()}
+        _KEPT[spool] = self
+
+
+_KEPT: WeakKeyDictionary[Spool, Kept] = WeakKeyDictionary()
+
+
 def traces(rows: Table) -> Traces:
-    """The trace of every row, in order. Rows whose traces were asked for before, with others of their file, are not read again."""
+    """The trace of every row, in order. Rows whose traces were kept as they were read, or asked for before with others of their file, are not read again."""
     kept = _KEPT.get(rows.spool)
     if kept is None or not np.isin(rows.at, kept.places).all():
-        kept = _KEPT[rows.spool] = _Kept.of(rows)
+        kept, places = Kept(), np.sort(rows.at)
+        for made in map_chunks(partial(_traced, rows.spool), places.tolist()):
+            kept.add(made)
+        kept.of(rows.spool, places)
     same = len(rows.at) == len(kept.places) and bool((rows.at == kept.places).all())
     return Traces(kept, None if same else np.searchsorted(kept.places, rows.at))
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Traces on disk: `places` (_N,) of their rows, ascending; a spool for each column; and how many numbers each row has in a ragged one, (_N,)."""
-
-    places: NDArray[np.int64]
-    spools: dict[str, Spool]
-    lengths: dict[str, NDArray[np.int64]]
-
-    @staticmethod
-    def of(rows: Table) -> _Kept:
-        places = np.sort(rows.at)
-        spools = {name: Spool() for name in (*_FIXED, *_RAGGED)}
-        lengths: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in _RAGGED}
-        for made in map_chunks(partial(_traced, rows.spool), places.tolist()):
-            for name, values in made.items():
-                numbers = values.values if isinstance(values, Ragged) else values
-                spools[name].append(np.ascontiguousarray(numbers).view("u1").data if numbers.size else b"")
-                if isinstance(values, Ragged):
-                    lengths[name].append(values.sizes)
-        return _Kept(places, spools, {name: np.concatenate(parts) for name, parts in lengths.items()})
-
-
-_KEPT: WeakKeyDictionary[Spool, _Kept] = WeakKeyDictionary()
-
-
-def _traced(spool: Spool, places: Sequence[int]) -> dict[str, NDArray[Any] | Ragged]:
-    """The columns of the rows at some places."""
-    made = list(map(trace_of_line, spool.lines(places)))
-    whole, near = (Sketched.of(Shingles.of(texts)) for texts in ([each.whole for each in made], [each.shingles for each in made]))
-    columns: dict[str, NDArray[Any] | Ragged] = {
-        "prompt": np.frombuffer(b"".join([each.prompt or bytes(DIGEST) for each in made]), np.uint8),
-        "tells": np.array([each.tells for each in made], bool),
-        "sizes": np.array([each.sizes for each in made], np.uint32),
-        "asked": Ragged.packed(each.asked for each in made),
-        "body": Ragged.packed(each.body for each in made),
-    }
-    for name, sketched in (("whole", whole), ("near", near)):
-        columns |= {name: Ragged(sketched.sets.values, sketched.sets.starts), f"{name}_sketch": sketched.sketch, f"{name}_keys": sketched.keys}
-    return columns
+def _traced(spool: Spool, places: Sequence[int]) -> list[Columns]:
+    return columns_of([texts_of(ROW.validate_json(line)) for line in spool.lines(places)])

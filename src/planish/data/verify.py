@@ -78,7 +78,7 @@ def require_options(kind: str, given: Mapping[str, Any], where: str = "verifier"
     if "pattern" in given and kind == "regex":
         try:
             re.compile(given["pattern"])
-        except re.error as broken:
+        except (re.error, TypeError) as broken:
             problems.append(Problem(f"{where}.pattern", f"is no regular expression: {broken}", "mend the pattern"))
     if problems:
         raise InputError(*problems)

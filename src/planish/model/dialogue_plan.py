@@ -10,13 +10,11 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from planish.data.plain_dialogue import Talk
 from planish.model.mask import Turns
 from planish.model.outline import Outline, Place
 from planish.model.template import Template
 from planish.model.token_ids import BEFORE_WORD, TokenIds
-
-Talk = tuple[tuple[str, ...], Seq[str]]
-"""Roles and contents."""
 
 _STRIPPED = frozenset({(), (("strip", ()),), (("lstrip", ()),), (("rstrip", ()),)})
 

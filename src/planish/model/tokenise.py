@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from planish.data.parallel import map_chunks, uncollected
+from planish.data.plain_dialogue import talk
 from planish.data.spool import Spool
 from planish.data.table import ROW, Table, line_of
 from planish.data.task import Task
 from planish.model import token_part
 from planish.model.chat import Chat
-from planish.model.dialogue_plan import Talk
 from planish.model.fit import Policy, fit
 from planish.model.mask import Dialogue, Masked, Turns
 from planish.model.template import Refused
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of the key: raised when the same options come to mean other tokens."""
-CHUNK = 512
+CHUNK = 1024
 """Rows tokenised together: enough for the batch to pay, few enough to stay in the processor's cache."""
 
 
@@ -89,23 +88,23 @@ def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | N
     folder = root / key
     if not (folder / MANIFEST).is_file():
         _chat(how.model, how.template)  # opened before the fork, so that every process has it
-        items: Iterable[Any] = rows.at.tolist() if isinstance(rows, Table) else rows
+        items: Iterable[Any] = zip(rows.ids, rows.at.tolist(), strict=True) if isinstance(rows, Table) else rows
         chunks = map_chunks(partial(_chunk, how, rows.spool if isinstance(rows, Table) else None), items, chunk=CHUNK)
         write_folder(folder, lambda partial_folder: _write(partial_folder, chain.from_iterable(chunks), how))
     return TokenStore(folder)
 
 
 def _chunk(how: How, spool: Spool | None, items: list[Any]) -> list[Part]:
-    """The arrays of some rows, which are given as they are, or by their places in a spool.
+    """The arrays of some rows, which are given as they are, or by their ids and places in a spool.
 
     Rows that only talk are laid out without being rendered. The first of them is rendered all the same: where the two differ, which they never should, all are.
     """
     chat = _chat(how.model, how.template)
     if spool is None:
         return [token_part.of_rows([row.id for row in items], _rendered(items, how, chat))]
-    lines = list(spool.lines(items))
-    values = list(map(from_json, lines))
-    laid = chat.plain_masks.masks([_talk(value) if how.takes_dialogues else None for value in values], how.turns)
+    ids, places = zip(*items, strict=True)
+    lines = list(spool.lines(places))
+    laid = chat.plain_masks.masks([talk(line) if how.takes_dialogues else None for line in lines], how.turns)
     known = laid.known & (np.diff(laid.starts) <= how.max_length) if how.max_length is not None else laid.known
     sample = int(known.argmax())
     if known.any() and not token_part.of_laid([""], laid, sample).same(token_part.of_rows([""], _rendered([ROW.validate_json(lines[sample])], how, chat))):
@@ -113,23 +112,10 @@ def _chunk(how: How, spool: Spool | None, items: list[Any]) -> list[Part]:
     others = _rendered([ROW.validate_json(line) for line, is_known in zip(lines, known, strict=True) if not is_known], how, chat)
     parts, first = list[Part](), 0
     for is_known, run in groupby(known.tolist()):
-        names = [value["id"] for value in values[first : first + len(list(run))]]
+        names = ids[first : first + len(list(run))]
         parts.append(token_part.of_laid(names, laid, first) if is_known else token_part.of_rows(names, islice(others, len(names))))
         first += len(names)
     return parts
-
-
-def _talk(value: dict[str, Any]) -> Talk | None:
-    """Roles and contents of a stored dialogue without tools, calls, names and weights; None of any other row."""
-    if value["shape"] != "chat" or value["tools"]:
-        return None
-    roles, contents = list[str](), list[str]()
-    for turn in value["messages"]:
-        if turn["role"] == "tool" or turn["tool_calls"] or turn["name"] is not None or turn["weight"] is not None:
-            return None
-        roles.append(turn["role"])
-        contents.append(turn["content"])
-    return tuple(roles), contents
 
 
 def _rendered(rows: list[Row], how: How, chat: Chat) -> Iterator[Encoded | Refused]:

@@ -74,9 +74,9 @@ def examine(
         together += found[use.name].together
         aside = {finding.row_id for finding in found[use.name].findings if finding.severity == "reject"}
         if aside or found[use.name].together:
-            gone = reading.accepted.where(key.id in aside for key in reading.accepted.keys)
+            if split is not None:
+                split = split.without(reading.accepted.where(key.id in aside for key in reading.accepted.keys))
             reading = reading.set_aside(found[use.name].findings)
-            split = split.without(gone) if split is not None else None
             talk = talk.where(key.id not in aside for key in talk.keys) if talk is not None else None
     split = split or places.divide(reading.accepted, together)
     return Examined(reading.set_aside(split.findings), split, found)

@@ -142,8 +142,7 @@ def _gold_ids(context: Context, rows: Table) -> frozenset[str]:
     given = context.recipe.data.gold
     if given is None:
         return frozenset()
-    if given.name == context.recipe.data.path.name:
-        raise InputError(Problem(f"data.gold: {given}", "has the name of the file of rows, so their rows cannot be told apart", "rename one of them"))
+    gold.require_apart(context.recipe.resolve(context.recipe.data.path), context.recipe.resolve(given), f"data.gold: {given}")
     return frozenset(row.id for row in rows if row.origin.file == given.name)
 
 
