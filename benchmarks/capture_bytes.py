@@ -1,8 +1,9 @@
 """Bytes of a captured token: at most 40 at no more error than DistillKit's budget format, which takes 114, and against plain JSON lines.
 
 Run: python benchmarks/capture_bytes.py. Teacher: SmolLM2-135M on real rows. The error is the KL divergence from the teacher's whole distribution to the one that a record
-gives back, at T=1 and T=2, nats per scored token; what a record keeps no token of is spread evenly over the others, on both sides. Which settings of ours are enough is
-found on one half of the rows; bytes and error are measured on the other half, from the file as it is read back. Bytes are the whole file over its scored tokens.
+gives back, at T=1 and T=2, nats per scored token; what a record keeps no token of is spread evenly over the others, on both sides. How unlikely a token ours must keep is
+found on one half of the rows; bytes and error are measured on the other half, from the file as it is read back. Bytes are the whole file over its scored tokens, with the
+tables that it is read by, which a larger capture shares among more tokens.
 
 DistillKit's budget format (its README, repository arcee-ai/DistillKit at a61c2e7): the 50 likeliest ids at 16 bits each, the first log-probability in bf16, the others by a
 fit a + b i + c sqrt(i) in fp32: 100 + 2 + 12 bytes. Its own decoder rounds the fit to bf16, which is left out here. It keeps no T, so at T=2 its tail is either tempered
@@ -15,9 +16,9 @@ import json
 import math
 import sys
 import tempfile
+import time
 import zlib
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ from numpy.typing import NDArray
 
 from planish.data import general
 from planish.data.capture_file import CAPTURE, MANIFEST, About, CapturedRow, append, write_line
-from planish.data.capture_packed import Packed, pack
+from planish.data.capture_packed import STEPS, Packed, pack
+from planish.data.capture_rounding import levels_of, log_probs_of, rests_of, scaled
 from planish.data.tree import Sequence
 from planish.data.tree import pack as trees
 from planish.evidence.intervals import bootstrap
@@ -44,12 +46,12 @@ from planish.model.teacher import ROWS_AT_ONCE, Wanted, joined, of_logits
 from planish.rows import Message
 
 TEMPERATURES = (1.0, 2.0)
-MOST = 64
+MOST = 192
 """Tokens of a position that are looked at: more than any setting below keeps."""
-GRID = (16, 20, 24, 28, 32, 40, 50, 64), (0.98, 0.985, 0.99, 0.992, 0.995, 0.999, 1.0)
-"""k and mass."""
-STEPS = 4
-"""Steps of a nat: a kept logarithm is off by at most 1/8."""
+GRID = tuple(2.0 ** (-step / 8) for step in range(64, 96))
+"""The least probability of a token that is kept: 1/256 to 1/4096."""
+SPARE = 0.97
+"""Of the other's error: what ours may have on the rows where its setting is found, so that it holds on others."""
 BUDGET_K, BUDGET_BYTES, ID_BYTES = 50, 114, 2
 Values = NDArray[np.float64]
 
@@ -144,52 +146,53 @@ def budget(truth: Truth) -> tuple[dict[float, Values], bytes]:
     return errors, record.tobytes()
 
 
-def cut(truth: Truth, k: int, mass: float) -> tuple[dict[float, Values], float]:
-    """The error of ours with these settings, rounding and all, before anything is written; and the tokens kept of a position."""
-    counts = np.minimum((np.exp(truth.log_p).cumsum(1) < mass).sum(1) + 1, k) if mass < 1 else np.full(len(truth.log_p), k)
+def cut(truth: Truth, least: float, most: int = MOST) -> tuple[dict[float, Values], float]:
+    """The error of ours with this setting, rounding and all, before anything is written; and the tokens kept of a position."""
+    counts = np.minimum(np.maximum((np.exp(truth.log_p) >= least).sum(1), 1), most)
     kept = np.arange(MOST) < counts[:, None]
-    rounded = np.rint(truth.log_p * STEPS) / STEPS
+    log_probs = log_probs_of(levels_of(truth.log_p[kept], STEPS), STEPS)
     errors = {}
     for T in TEMPERATURES:
         true = np.where(kept, np.exp(truth.log_p / T - truth.log_z[T][:, None]), 0).sum(1)
-        tail = np.log(np.clip(1 - true, 1e-12, 1))
-        scale = np.log1p(-np.exp(tail).clip(max=1 - 1e-9)) - np.log(np.where(kept, np.exp(rounded / T), 0).sum(1))
-        errors[T] = truth.kl(T, rounded / T + scale[:, None], counts, tail)
+        given, tail, _ = scaled(counts, log_probs, rests_of(1 - true, STEPS), STEPS, T)
+        wide = np.zeros(kept.shape)
+        wide[kept] = given
+        errors[T] = truth.kl(T, wide, counts, tail)
     return errors, float(counts.mean())
 
 
-def enough(truth: Truth, most: dict[float, Values]) -> tuple[int, float] | None:
-    """The k and mass that keep the fewest tokens at no more error than `most`, at every T."""
-    fit = []
-    for k, mass in product(*GRID):
-        errors, kept = cut(truth, k, mass)
-        if all(errors[T].mean() <= most[T].mean() for T in TEMPERATURES):
-            fit.append((kept, k, mass))
-    return min(fit)[1:] if fit else None
+def enough(truth: Truth, most: dict[float, Values]) -> float | None:
+    """The largest `least` with at most SPARE of the error `most`, at every T."""
+    return next((least for least in GRID if all(cut(truth, least)[0][T].mean() <= SPARE * most[T].mean() for T in TEMPERATURES)), None)
 
 
-def packed(captured: list[CapturedRow], k: int, mass: float, truth: Truth) -> tuple[dict[float, Values], int, int, int]:
-    """The error of the compact file as it is read back; its bytes; those of the same tokens as JSON lines; those of 50 tokens of each position as JSON lines."""
+def packed(captured: list[CapturedRow], least: float, truth: Truth) -> tuple[dict[float, Values], int, NDArray[np.int64], float]:
+    """The error of the compact file as it is read back; its bytes; the tokens kept of each position; processor seconds of decoding."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         about = About(teacher="t", tokenizer="k", template="m", gold="g", answers="rows", temperatures=TEMPERATURES, k=MOST, mass=1.0)
         (folder / MANIFEST).write_text(about.model_dump_json(), encoding="utf-8")
         append(folder / CAPTURE, (write_line(row, about) for row in captured))
-        size = pack(folder, k, mass, STEPS).stat().st_size
+        size = pack(folder, least=least).stat().st_size
         found = Packed(folder)
+        began = time.process_time()
         said = [found.row(place).said for place in range(len(captured))]
+        seconds = time.process_time() - began
     counts = np.concatenate([one[1.0].counts for one in said])
-    starts, width = np.concatenate([[0], np.cumsum(counts)])[:-1], int(counts.max())
-    taken = starts[:, None] + np.minimum(np.arange(width), counts[:, None] - 1)
-    ids = np.concatenate([one[1.0].ids for one in said])[taken]
-    kept = np.arange(width) < counts[:, None]
-    assert (ids == truth.ids[:, :width])[kept].all()
+    owner = np.repeat(np.arange(len(counts)), counts)
+    ids = np.concatenate([one[1.0].ids for one in said])
+    # tokens of one level are in no order: every id's place among the teacher's own
+    kept = np.arange(MOST) < counts[:, None]
+    order, wanted = np.lexsort((ids, owner)), np.lexsort((truth.ids[kept], owner))
+    assert (ids[order] == truth.ids[kept][wanted]).all()
     errors = {}
     for T in TEMPERATURES:
         given, tail = (np.concatenate([getattr(one[T], name) for one in said]) for name in ("log_probs", "tail"))
-        errors[T] = truth.kl(T, given[taken], counts, tail)
-    fifty = np.full(len(counts), BUDGET_K)
-    return errors, size, json_bytes(truth, counts), json_bytes(truth, fifty)
+        flat, wide = np.zeros(len(ids)), np.zeros(kept.shape)
+        flat[wanted] = given[order]
+        wide[kept] = flat
+        errors[T] = truth.kl(T, wide, counts, tail)
+    return errors, size, counts, seconds
 
 
 def json_bytes(truth: Truth, counts: NDArray[np.int64]) -> int:
@@ -227,12 +230,21 @@ def one(report: claims.Report, case: str, found: Read) -> None:
     even = found.truth.row % 2 == 0
     held, first = found.truth.of(~even), found.truth.of(even)
     theirs, record = budget(held)
-    settings = enough(first, budget(first)[0])
-    assert settings is not None, "no setting of ours is as near to the teacher as DistillKit's budget format"
-    k, mass = settings
-    ours, size, same, fifty = packed(found.rows[1::2], k, mass, held)
+    least = enough(first, budget(first)[0])
+    assert least is not None, "no setting of ours is as near to the teacher as DistillKit's budget format"
+    ours, size, counts, seconds = packed(found.rows[1::2], least, held)
+    same, fifty = json_bytes(held, counts), json_bytes(held, np.full(len(counts), BUDGET_K))
     tokens = len(held.row)
-    report.counted(case, "ours", bytes=size / tokens, k=k, mass=mass, tokens=tokens, **{f"KL_T{T:g}": float(ours[T].mean()) for T in TEMPERATURES})
+    report.counted(
+        case,
+        "ours",
+        bytes=size / tokens,
+        least=least,
+        kept=float(counts.mean()),
+        tokens=tokens,
+        decoded_per_second=tokens / seconds,
+        **{f"KL_T{T:g}": float(ours[T].mean()) for T in TEMPERATURES},
+    )
     report.counted(
         case, "budget", bytes=BUDGET_BYTES, deflated=len(zlib.compress(record, 9)) / tokens, **{f"KL_T{T:g}": float(theirs[T].mean()) for T in TEMPERATURES}
     )
@@ -243,7 +255,7 @@ def one(report: claims.Report, case: str, found: Read) -> None:
         )
     report.found(Finding(case, f"{tokens} scored tokens", "bytes of a token", 40.0, measure.once(size / tokens), at_most=True))
     report.found(Finding(case, "DistillKit's budget format", "bytes, theirs / ours", 114 / 40, measure.once(BUDGET_BYTES * tokens / size)))
-    exact, kept = cut(held, BUDGET_K, 1.0)
+    exact, kept = cut(held, 0.0, BUDGET_K)
     report.notes.append(
         f"{case}: no bar: the same tokens as JSON arrays of id and 4 decimals {same / size:.1f}x our bytes, 50 tokens of each position {fifty / size:.1f}x; "
         f"{kept:.0f} tokens of each position by ours would have a KL of {exact[1.0].mean():.3f} at T=1 and {exact[2.0].mean():.3f} at T=2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import make_tiny
@@ -69,3 +70,25 @@ def test_a_teacher_of_this_machine_writes_rows(tmp_path: Path) -> None:
     assert {one["prompt_id"] for one in kept} <= {one.id for one in data.rows("train")}
     with pytest.raises(InputError, match="exists already"):
         texts.write(recipe, how, tmp_path / "answers.jsonl", data=data)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "options", "why"),
+    [("exat", {}, 'did you mean "exact"'), ("json_schema", {}, "json_schema needs it"), ("regex", {"pattern": 5}, "no regular expression")],
+)
+def test_what_cannot_be_verified_is_refused_before_a_teacher_is_opened(
+    verifier: str, options: dict[str, Any], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after it has written answers for hours."""
+    from planish.capture import How, local, prepared, texts
+    from planish.recipe import Recipe
+
+    make_tiny(tmp_path / "model", hidden=32)
+    rows = [{"prompt": f"the phone {n}", "completion": f"good {n}"} for n in range(50)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text("recipe: 1\nmodel: model\ndata: {path: rows.jsonl, task: chat, split: {gold: 0.7}, checks: []}\n", encoding="utf-8")
+    recipe = Recipe.load(tmp_path / "recipe.yaml")
+    monkeypatch.setattr(local, "writer", lambda *_: pytest.fail("a teacher was opened"))
+    with pytest.raises(InputError, match=why):
+        texts.write(recipe, How(teacher="model"), tmp_path / "a.jsonl", verifier=verifier, options=options, data=prepared(recipe, tmp_path / "space"))
+    assert not (tmp_path / "a.jsonl").exists()

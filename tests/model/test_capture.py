@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,6 +129,36 @@ def test_another_capture_is_never_written_over(home: Path, tmp_path: Path) -> No
     assert (tmp_path / "c" / CAPTURE).read_bytes() == before
 
 
+def test_a_folder_is_held_by_one_capture_at_a_time(home: Path, tmp_path: Path) -> None:
+    """Two processes would each append every row. The lock is the folder's: it leaves no file, and goes with its process."""
+    (tmp_path / "c").mkdir()
+    handle = os.open(tmp_path / "c", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="another process is capturing into it"):
+        taken(home, tmp_path / "c")
+    os.close(handle)
+    assert list((tmp_path / "c").iterdir()) == []
+    assert taken(home, tmp_path / "c", rows=2).new == 2
+
+
+def test_what_a_kill_tore_before_the_first_row_is_no_other_capture(home: Path, tmp_path: Path) -> None:
+    """A manifest half written aside, as kill -9 leaves it: the next one begins, and removes it. A file or a folder of other things is refused before a teacher is loaded."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".manifest.json.0123.partial").write_text("{", encoding="utf-8")
+    assert taken(home, tmp_path / "c", rows=2).new == 2
+    assert not list((tmp_path / "c").glob(".*"))
+    with pytest.raises(InputError, match="is a file"):
+        taken(home, tmp_path / "c" / CAPTURE, teacher="nowhere")
+    with pytest.raises(InputError, match="is not empty and holds no capture"):
+        taken(home, home / "model", teacher="nowhere")
+
+
+@pytest.mark.parametrize("T", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_at_which_nothing_is_said_is_refused(T: float, home: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"capture\.temperatures"):
+        taken(home, tmp_path / "c", temperatures=(1.0, T))
+
+
 def test_gold_rows_are_never_captured(home: Path, tmp_path: Path) -> None:
     """R-4: none of the gold samples is among the rows, and gold cannot be asked for."""
     taken(home, tmp_path / "c")
@@ -170,20 +202,34 @@ def test_a_cut_answer_is_kept_apart(home: Path, tmp_path: Path) -> None:
 
 
 def test_the_compact_file_is_the_capture(home: Path, tmp_path: Path) -> None:
-    """Ids, flags and draws exactly; log-probabilities within the rounding of 1/64 (half of 1/24, and what the scaling to 1 adds); every position's kept part and tail are 1."""
+    """Ids, flags and draws exactly; with 4096 steps to a nat log-probabilities within 1/500 (half of the widest level, 8 / 4096, and what the scaling to 1 adds); every position's
+    kept part and tail are 1."""
     taken(home, tmp_path / "c", tail_samples=3)
+    pack(tmp_path / "c", steps=4096)
     packed = Packed(tmp_path / "c")
     for place, row in enumerate(rows_of(tmp_path / "c")):
         small = packed.row(place)
         assert (small.id, small.completion_ids, small.trained) == (row.id, row.completion_ids, row.trained)
+        owner = np.repeat(np.arange(len(row.said.counts)), row.said.counts)
         for index, T in enumerate(packed.about.temperatures):
             said = small.said[T]
-            assert said.ids.tolist() == row.said.ids.tolist()
+            ours, theirs = np.lexsort((said.ids, owner)), np.lexsort((row.said.ids, owner))
+            assert said.ids[ours].tolist() == row.said.ids[theirs].tolist()
             assert said.drawn.tolist() == row.said.sampled_ids.tolist()
             exact = row.said.log_probs / T - np.repeat(row.said.lse[:, index], row.said.counts)
-            assert np.abs(said.log_probs - exact).max() < 0.04
-            owner = np.repeat(np.arange(len(said.counts)), said.counts)
+            assert np.abs(said.log_probs[ours] - exact[theirs]).max() < 0.002
             assert np.bincount(owner, np.exp(said.log_probs)) + np.exp(said.tail) == pytest.approx(np.ones(len(said.counts)), abs=1e-6)
+
+
+def test_less_likely_tokens_stand_in_the_lines_alone(home: Path, tmp_path: Path) -> None:
+    """Of a random model over a small vocabulary none is as likely as .9, and the likeliest is always kept: one a position. The lines are those of a whole capture."""
+    taken(home, tmp_path / "whole")
+    taken(home, tmp_path / "least", least=0.9)
+    row = Packed(tmp_path / "least").row(0)
+    assert set(row.said[1.0].counts.tolist()) <= {0, 1}
+    assert (tmp_path / "least" / CAPTURE).read_bytes() == (tmp_path / "whole" / CAPTURE).read_bytes()
+    with pytest.raises(InputError, match="drawn beside"):
+        taken(home, tmp_path / "both", least=0.9, tail_samples=3)
 
 
 def test_a_compact_file_of_fewer_rows_is_refused(home: Path, tmp_path: Path) -> None:
@@ -294,7 +340,9 @@ def test_one_row_that_fails_is_no_other_rows(home: Path, tmp_path: Path, endpoin
     [
         ({"teacher": "https://10.0.0.7/v1"}, "not a public address"),
         ({"teacher": "http://169.254.169.254/v1", "allow_private": True}, "link-local"),
-        ({"answers": "rows"}, "an endpoint tells of the tokens that it writes"),
+        ({"answers": "rows"}, "the chat endpoint tells of the tokens that it writes"),
+        ({"k": 0}, "--k"),
+        ({"max_new_tokens": 0}, "--max-new-tokens"),
         ({"temperatures": (1.0, 2.0)}, "T=1 alone"),
         ({"model": None}, "--model"),
     ],

@@ -12,6 +12,7 @@ from planish.data.normalise import normalised
 from planish.data.task import said
 from planish.data.verify import Asked, require_options, verify
 from planish.data.written import turn
+from planish.errors import InputError, Problem
 from planish.rows import ChatRow, Message
 
 
@@ -41,8 +42,7 @@ def build(
     Raises InputError for options that the verifier has no use for, or a right answer that cannot be held against.
     """
     given = options or {}
-    if verifier != "none":
-        require_options(verifier, given, "builders.teacher_answers")
+    require([answer.row for answer in answers], verifier=verifier, options=given)
     counts = dict.fromkeys(("failed", "cut", "empty", "unverified", "duplicate", "kept"), 0)
     rows, seen = [], set[tuple[str, str]]()
     for answer in answers:
@@ -53,6 +53,27 @@ def build(
     return Built(rows, {"written": len(answers), **counts})
 
 
+def require(
+    rows: Seq[ChatRow], *, verifier: Literal["none", "numeric", "exact", "regex", "json_schema", "composite"] = "none", options: dict[str, Any] | None = None
+) -> None:
+    """Raises InputError, as `build` would, for an unknown verifier, options that it has no use for, and right answers that cannot be held against."""
+    if verifier == "none":
+        return
+    require_options(verifier, options or {}, "builders.teacher_answers")
+    problems: list[Problem] = []
+    for row in rows:
+        try:
+            verify("0", _asked(row), verifier, options or {})  # any answer makes it read the reference
+        except InputError as refused:
+            problems += refused.problems
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
+
+
+def _asked(row: ChatRow) -> Asked:
+    return Asked(f"row {row.id}", said(row.messages[-1]), tuple(message.content for message in row.messages[:-1]))
+
+
 def _fate(answer: Written, verifier: str, options: dict[str, Any], seen: set[tuple[str, str]]) -> str:
     if answer.finish == "failed":
         return "failed"
@@ -60,8 +81,7 @@ def _fate(answer: Written, verifier: str, options: dict[str, Any], seen: set[tup
         return "cut"
     if not answer.text.strip():
         return "empty"
-    prompts = tuple(message.content for message in answer.row.messages[:-1])
-    if verifier != "none" and verify(answer.text, Asked(f"row {answer.row.id}", said(answer.row.messages[-1]), prompts), verifier, options).score < 1:
+    if verifier != "none" and verify(answer.text, _asked(answer.row), verifier, options).score < 1:
         return "unverified"
     key = answer.row.id, normalised(answer.text)
     if key in seen:

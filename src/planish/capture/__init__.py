@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,10 @@ def capture(
     may not be called, or a folder that holds another capture; a row that fails is set aside with its reason.
     """
     progress = progress or Silent()
+    _usable(out)
+    if how.least and how.tail_samples:
+        why = "would leave a gap between what is kept and what was drawn beside it"
+        raise InputError(Problem("--least, --tail-samples", why, "leave one of them out"))
     data = data or prepared(recipe, workspace, progress)
     chat = Chat.load(student(recipe))
     teacher: Any = (remote if how.remote else aligned if how.align else local).teacher(how, chat, recipe.source.parent if recipe.source else None)
@@ -104,20 +111,51 @@ def capture(
         tail_samples=how.tail_samples,
         max_new_tokens=how.max_new_tokens if how.answers == "teacher" else 0,
     )
-    done = _begun(out, about, progress)
-    rows = dialogues(data, how.rows)
-    left = [row for row in rows if row.id not in done]
-    progress.say(teacher.budget(left, how))
-    failed = _run(teacher, rows, done, out, about, progress)
-    pack(out)
-    return _summed(out, about, len(left) - failed, failed)
+    out.mkdir(parents=True, exist_ok=True)
+    with _held(out):
+        done = _begun(out, about, progress)
+        rows = dialogues(data, how.rows)
+        left = [row for row in rows if row.id not in done]
+        progress.say(teacher.budget(left, how))
+        failed = _run(teacher, rows, done, out, about, progress)
+        pack(out, least=how.least)
+        return _summed(out, about, len(left) - failed, failed)
+
+
+def _usable(out: Path) -> None:
+    """Before a teacher is loaded. Raises InputError for a file, and for a folder with anything else in it."""
+    if out.exists() and not out.is_dir():
+        raise InputError(Problem(str(out), "is a file", "give the folder that the capture is added to"))
+    begun = (out / CAPTURE).is_file() and (out / CAPTURE).stat().st_size
+    if out.is_dir() and not begun and {path.name for path in out.iterdir() if not _torn(path)} - {MANIFEST, ERRORS, CAPTURE, PACKED}:
+        raise InputError(Problem(str(out), "is not empty and holds no capture", "give a new folder"))
+
+
+def _torn(path: Path) -> bool:
+    """Whether it is a file that a kill left half written, under the name it is written aside by."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold the folder, so that no two processes append to it: the lock is the folder's own and goes with the process, however it ends. A killed one's torn files are removed."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(Problem(str(out), "another process is capturing into it", "wait for it, or give another --out")) from None
+        for path in out.iterdir():
+            if _torn(path):
+                path.unlink()
+        yield
+    finally:
+        os.close(handle)
 
 
 def _begun(out: Path, about: About, progress: Progress) -> set[str]:
     """The rows that are there. Raises InputError for a folder with another capture."""
     if not (out / CAPTURE).is_file() or not (out / CAPTURE).stat().st_size:
-        if out.exists() and {path.name for path in out.iterdir()} - {MANIFEST, ERRORS, CAPTURE, PACKED}:
-            raise InputError(Problem(str(out), "is not empty and holds no capture", "give a new folder"))
         write_atomic(out / MANIFEST, (json.dumps(about.model_dump(mode="json"), indent=1) + "\n").encode())
         return set()
     there = about_of(out)

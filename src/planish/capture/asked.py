@@ -21,6 +21,7 @@ class How:
     answers: Literal["rows", "teacher"] = "rows"
     k: int = 50
     mass: float = 0.999
+    least: float = 0.0  # in the compact file: less likely tokens stand in the lines alone
     temperatures: tuple[float, ...] = (1.0, 2.0)
     tail_samples: int = 0
     max_new_tokens: int = 256

@@ -29,8 +29,12 @@ def teacher(how: How, chat: Chat, relative_to: Path | None) -> RemoteTeacher:
         problems.append(Problem("--model", "is missing: an endpoint serves models by name", "give the teacher's name there"))
     if how.answers != "teacher":
         problems.append(
-            Problem("--answers rows", "an endpoint tells of the tokens that it writes, not of given ones", "use --answers teacher, or a local teacher")
+            Problem("--answers rows", "the chat endpoint tells of the tokens that it writes, not of given ones", "use --answers teacher, or a local teacher")
         )
+    if how.k < 1:
+        problems.append(Problem("--k", f"{how.k} is below 1", f"give up to {TOP}, the most that an endpoint tells"))
+    if how.max_new_tokens < 1:
+        problems.append(Problem("--max-new-tokens", f"{how.max_new_tokens} is below 1", "give the most tokens that an answer may have"))
     if how.temperatures != (1.0,):
         problems.append(Problem("--temperatures", "an endpoint tells of T=1 alone: at another nothing is known of what it leaves out", "use --temperatures 1"))
     if how.tail_samples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,17 @@ def write(
         problems.append(
             Problem("--samples", f"{samples} answers at temperature {temperature:g}", "give 1 or more, and a temperature above 0 for more than one")
         )
+    if how.max_new_tokens < 1 or not 0 <= temperature < math.inf:
+        why = f"{how.max_new_tokens} tokens at temperature {temperature:g}"
+        problems.append(Problem("--max-new-tokens, --temperature", why, "give 1 token or more, and a temperature of 0 (greedy) or above"))
     if problems:
         raise InputError(*problems)
     progress = progress or Silent()
     data = data or prepared(recipe, workspace, progress)
     held = {row.id for row in data.rows("validation")}
     rows = [row for row in dialogues(data) if row.id not in held][: how.rows]
+    checked: Any = verifier
+    teacher_answers.require(rows, verifier=checked, options=options)  # before a teacher has written for hours
     chat = Chat.load(student(recipe))
     teacher: Any = _teacher(replace(how, answers="teacher", temperatures=(1.0,), tail_samples=0), chat, recipe)
     progress.say(
@@ -66,7 +72,6 @@ def write(
                 part = rows[start : start + AT_ONCE]
                 written += [Written(row, text, finish) for row, (text, finish) in zip(part, teacher.text(part, decoding), strict=True)]
                 advance(len(part))
-    checked: Any = verifier
     found = teacher_answers.build(written, verifier=checked, options=options)
     write_atomic(out, ((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in found.rows))
     return {"file": str(out), "prompts": len(rows), "samples": samples, **found.counts, "note": NOTE}
