@@ -1,4 +1,4 @@
-"""Models merged from a YAML file, ours or mergekit's: read, forecast or write, and say what was done."""
+"""Models merged from a YAML file, ours or mergekit's: read, forecast or write, and say what was done. Scoring is `planish.merge_tasks`, which brings all that asks models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from planish.errors import InputError, Problem
+from planish.errors import InputError, Problem, did_you_mean
 from planish.model import mergekit_yaml
 from planish.model.mergekit_yaml import Untranslated
 from planish.model.merging import MergeSpec, read_spec
-from planish.stages._merge import MergeForecast, MergeReport, forecast, merge_models
+from planish.stages._merge import forecast, merge_models
+from planish.stages._merge_report import MergeForecast, MergeReport
 
 T = TypeVar("T")
 
-__all__ = ["MergeForecast", "MergeReport", "forecast", "load", "merge_models", "sweep", "text"]
+__all__ = ["MergeForecast", "MergeReport", "forecast", "load", "merge_models", "sweep", "text", "with_tasks"]
 
 
 def load(path: Path) -> tuple[MergeSpec, list[Untranslated]]:
@@ -31,6 +32,36 @@ def load(path: Path) -> tuple[MergeSpec, list[Untranslated]]:
     if isinstance(given, dict) and set(given) == {"merge"}:
         given = given["merge"]
     return read_spec(given, str(path)), []
+
+
+def with_tasks(spec: MergeSpec, given: Sequence[str], here: Path) -> MergeSpec:
+    """The merge with `PARENT=RECIPE` pairs put to its models, for a file that cannot name them. PARENT is a path of the file or its last part; recipes are relative to `here`.
+
+    Raises InputError, with every problem, for a pair that is none, a parent that is not there or not the only one of its name, and a recipe that is no file.
+    """
+    problems, found = [], dict[str, str]()
+    for one in given:
+        parent, _, recipe = one.partition("=")
+        fitting = [path for path in spec.inputs if parent in (path, Path(path).name)]
+        if not parent or not recipe:
+            problems.append(Problem("--task", f'"{one}" is no PARENT=RECIPE', "write --task billing/adapter=billing/recipe.yaml"))
+        elif len(fitting) != 1:
+            fix = did_you_mean(parent, spec.inputs) if not fitting else f"write its path: {fitting[0]}"
+            problems.append(Problem("--task", f'"{parent}" is {len(fitting) or "none"} of the models', fix))
+        elif fitting[0] in found:
+            problems.append(Problem("--task", f'"{parent}" has two recipes', "give each parent one"))
+        else:
+            found[fitting[0]] = str((here / recipe).absolute())
+    if problems:
+        raise InputError(*problems)
+    own = [source.model_copy(update={"task": found[source.path]}) if source.path in found else source for source in spec.models]
+    slices = [
+        one.model_copy(
+            update={"sources": [source.model_copy(update={"task": found[source.path]}) if source.path in found else source for source in one.sources]}
+        )
+        for one in spec.slices
+    ]
+    return spec.model_copy(update={"models": own, "slices": slices})
 
 
 def sweep(choices: Sequence[T], score: Callable[[T], float], *, rows: str) -> tuple[T, Mapping[int, float]]:
@@ -58,4 +89,8 @@ def text(done: MergeReport | MergeForecast) -> str:
     lines += [f"not taken over: {one['key']}: {one['why']}" for one in done.untranslated]
     lines.append(f"{done.changed:.1%} of the values changed, by {done.moved:.4f} of their length")
     lines.append(f"{done.tensors} tensors, {done.bytes:,} bytes in {done.seconds:.1f} s; peak memory {done.peak / 2**20:.0f} MiB")
+    if done.verdict is not None:
+        from planish.evidence.merged import lines as table
+
+        lines += [*table(done.verdict), done.verdict["sentence"]]
     return "\n".join(lines)

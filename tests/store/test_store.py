@@ -154,3 +154,38 @@ def test_the_migrations_make_the_tables_the_code_uses(store: Store) -> None:
     for table in metadata.sorted_tables:
         columns = {column["name"]: str(column["type"]) for column in found.get_columns(table.name)}
         assert columns == {column.name: column.type.compile(store.engine.dialect) for column in table.columns}
+
+
+def test_what_a_kill_left_of_a_folder_is_removed_by_the_next_try_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    """A process is killed in the middle of `model`: its half lies beside it. One that still writes holds its half; the next try takes away the dead one's alone, and
+    nothing of another folder."""
+    code = "import os, sys; from pathlib import Path; from planish.store.objects import write_folder; "
+    code += "write_folder(Path(sys.argv[1]), lambda half: ((half / 'weights').write_bytes(b'x'), os.kill(os.getpid(), 9)))"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], check=False).returncode == -9
+    [dead] = tmp_path.iterdir()
+    assert (dead / "weights").is_file()
+    (tmp_path / ".models.1.partial").mkdir()
+    seen: list[set[str]] = []
+
+    def inner(half: Path) -> None:
+        (half / "weights").write_bytes(b"y")
+        write_folder(tmp_path / "model", lambda other: (other / "weights").write_bytes(b"z"))
+        seen.append({path.name for path in tmp_path.iterdir()})
+
+    write_folder(tmp_path / "model", inner)
+    assert dead.name not in seen[0]
+    assert sum(name.startswith(".model.") for name in seen[0]) == 1  # the outer one's, which was being written
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".models.1.partial"}
+    assert (tmp_path / "model" / "weights").read_bytes() == b"y"
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def other(half: Path) -> None:
+        (half / "weights").write_bytes(b"mine")
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "weights").write_bytes(b"theirs")
+
+    with pytest.raises(InputError, match="another process has made it"):
+        write_folder(tmp_path / "model", other, replace=False)
+    assert (tmp_path / "model" / "weights").read_bytes() == b"theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

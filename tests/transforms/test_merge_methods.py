@@ -187,6 +187,8 @@ def test_an_empty_tensor_stays_empty() -> None:
         ("slerp", {"t": 1.2}, 2, "outside 0 to 1"),
         ("slerp", {}, 3, "blends two"),
         ("passthrough", {}, 2, "one model"),
+        ("task_arithmetic", {"weight": [1.0, -1.0], "normalize": True}, 2, "sum to 0"),
+        ("dare", {"weight": [2.0, -2.0], "normalize": True}, 2, "sum to 0"),
         ("task_arithmetic", {"weight": [1.0, 2.0, 3.0]}, 2, "3 numbers for 2 models"),
     ],
 )

@@ -111,6 +111,12 @@ def test_mergekit_adapter_on_its_base_is_read() -> None:
         ({"merge_method": "dare_ties", "parameters": {"rescale": False}}, "without scaling up"),
         ({"models": [{"model": "other+x"}]}, "which is not base_model"),
         ({"models": [{"model": "a", "layers": [0, 1]}]}, 'unknown key "layers"'),
+        ({"models": "a"}, "models: is 'a' and no list"),
+        ({"models": ["a", "b"]}, r"models\[0\]: is 'a' and no mapping"),
+        ({"models": [{"parameters": {"weight": 1}}]}, r"models\[0\].model: is missing"),
+        ({"base_model": {"model": "base"}}, "base_model: is .* and no path"),
+        ({"parameters": 3}, "is 3 and no mapping of keys"),
+        ({"models": None, "slices": 5}, "slices: is 5 and no list"),
     ],
 )
 def test_what_mergekit_says_and_we_do_not_is_refused(changed: dict[str, Any], why: str) -> None:

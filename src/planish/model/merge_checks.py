@@ -1,4 +1,4 @@
-"""Whether parents can be merged at all: one architecture, one shape, one tokenizer, one tying, one base, and differences that are no noise (MISSION W6)."""
+"""Whether parents can be merged at all: one architecture, shape, tokenizer, template and tying, one base, and differences that are no noise (MISSION W6)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ SHOWN = 5
 """Tensors named of each problem."""
 BASE = "base.json"
 """Where a tuned model or adapter says its base: the same file as `adapter_folder.BASE`, which is imported only with an adapter because it brings all of PEFT."""
+TEMPLATE = "chat_template.jinja"
 TOKENS = ("model", "added_tokens", "normalizer", "pre_tokenizer", "decoder")
 """What of tokenizer.json decides ids and text; padding and truncation are the caller's."""
 
@@ -43,8 +44,8 @@ def examine(spec: MergeSpec, planned: Sequence[Planned], base: Checkpoint | None
     problems = [*_alike(everyone, bool(spec.slices)), *_shapes(planned, base, {str(parent.folder): parent for parent in parents}, bool(spec.slices))]
     found = [Checked(check="architecture and tying", result=f"{everyone[0].config.get('model_type')}, tied {everyone[0].tied}")]
     found.append(Checked(check="shape", result=f"{len(planned)} tensors alike in all"))
-    problems += _tokenizers(everyone)
-    found.append(Checked(check="tokenizer", result="the same in all that carry one"))
+    problems += [*_tokenizers(everyone), *_templates(everyone)]
+    found.append(Checked(check="tokenizer and chat template", result="the same in all that carry one"))
     lineage, wrong = _lineage(base, parents)
     found.append(Checked(check="base", result=lineage))
     problems += wrong
@@ -67,10 +68,28 @@ def _alike(everyone: Sequence[Parent], stacked: bool) -> list[Problem]:
             if first.config.get(key) != other.config.get(key):
                 why = f"is {other.config.get(key)}, and {first.config.get(key)} in {first.folder}"
                 problems.append(Problem(f"{other.folder}/config.json: {key}", why, "merge models of one architecture"))
+        here, there = _computes(first.config), _computes(other.config)
+        for key in here.keys() & there.keys():
+            if here[key] != there[key]:
+                why = f"is {there[key]}, and {here[key]} in {first.folder}: with it the same weights compute something else"
+                problems.append(Problem(f"{other.folder}/config.json: {key}", why, "merge models of one configuration"))
         if first.tied != other.tied:
             why = f"{other.tied}, and {first.tied} in {first.folder}: the output matrix is the embedding in one of them only"
             problems.append(Problem(f"{other.folder}/config.json: tie_word_embeddings", why, "save both tied or both untied"))
     return problems
+
+
+def _computes(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration no weight shows and every weight depends on, where it is said: activation, norm, and how positions turn, in the older and the newer spelling."""
+    found = {key: config[key] for key in ("hidden_act", "hidden_activation", "rms_norm_eps", "layer_norm_epsilon", "head_dim") if config.get(key) is not None}
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    turned = dict(given) if isinstance(given, dict) else {}
+    theta = turned.pop("rope_theta", config.get("rope_theta"))
+    kind = turned.pop("rope_type", turned.pop("type", "default"))
+    turned.pop("type", None)
+    if theta is not None:
+        found["rope"] = {"rope_theta": float(theta) if isinstance(theta, (int, float)) else theta, "rope_type": kind, **turned}
+    return found
 
 
 def _shapes(planned: Sequence[Planned], base: Checkpoint | None, by_path: dict[str, Parent], stacked: bool) -> list[Problem]:
@@ -103,6 +122,24 @@ def _tokenizers(everyone: Sequence[Parent]) -> list[Problem]:
         for folder, tokens in found.items()
         if tokens != found[first]
     ]
+
+
+def _templates(everyone: Sequence[Parent]) -> list[Problem]:
+    found = {parent.folder: text for parent in everyone if (text := _template(parent.folder)) is not None}
+    if not found:
+        return []
+    first = next(iter(found))
+    why = f"is another chat template than that of {first}: what one was tuned to read the other never saw"
+    fix = "merge models that were tuned with one template, or give the folders one and the same"
+    return [Problem(str(folder / TEMPLATE), why, fix) for folder, text in found.items() if text != found[first]]
+
+
+def _template(folder: Path) -> str | None:
+    """The text of its template, without the white space around it."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8").strip()
+    given = read_json(folder / "tokenizer_config.json").get("chat_template") if (folder / "tokenizer_config.json").is_file() else None
+    return given.strip() if isinstance(given, str) else None
 
 
 def _tokens(path: Path) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from planish.errors import InputError, Problem
+from planish.errors import InputError, Problem, did_you_mean
+from planish.model import bundled
 from planish.model.json_object import read_json
 from planish.model.lora_folder import LoraFolder
 from planish.model.safetensors_header import Entry
@@ -40,15 +41,15 @@ class Checkpoint:
             for name, entry in self.entries.items()
             if entry.dtype not in FLOATING
         ]
+        layers = self.config.get("num_hidden_layers", self.config.get("n_layer", 0))
+        if type(layers) is not int or layers < 0:
+            problems.append(Problem(f"{folder}/config.json: num_hidden_layers", f"is {layers!r:.40} and no number of layers", "save the model again"))
+        self.layers: int = layers if type(layers) is int else 0
+        """Transformer layers, as the configuration says."""
         if self.config.get("quantization_config"):
             problems.append(Problem(f"{folder}/config.json: quantization_config", "the weights are quantised", "merge the 16-bit checkpoints, then quantise"))
         if problems:
             raise InputError(*problems[:8])
-
-    @property
-    def layers(self) -> int:
-        """Transformer layers, as the configuration says."""
-        return int(self.config.get("num_hidden_layers") or self.config.get("n_layer") or 0)
 
     def read(self, name: str, start: int, stop: int, base: Tensor | None = None, into: Tensor | None = None) -> Tensor:
         """Flat fp32 values, written over `into` where it is given; `base` is not needed."""
@@ -99,6 +100,19 @@ def _factors(lora: LoraFolder, module: str) -> tuple[Tensor, Tensor]:
 
 
 Parent = Checkpoint | Adapted
+
+
+def placed(path: str, relative_to: Path) -> Path:
+    """The folder that a merge names: a path from `relative_to`, or a model that comes with planish, unless a folder of that name is there.
+
+    Raises InputError for what is neither.
+    """
+    folder = Path(path) if Path(path).is_absolute() else relative_to / path
+    if folder.is_dir():
+        return folder
+    if path in bundled.BUNDLED:
+        return bundled.locate(path)
+    raise InputError(Problem(path, f"is no folder ({folder}) and no model that comes with planish", did_you_mean(path, bundled.BUNDLED)))
 
 
 def open_parents(base: Path | None, models: list[Path]) -> tuple[Checkpoint | None, list[Parent]]:

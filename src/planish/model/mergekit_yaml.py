@@ -37,6 +37,9 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
         if given.get(key) is not None:
             problems.append(Problem(f"{where}.{key}", "is not translated", "remove it: parents of one architecture, tokenizer and template are merged"))
     base = given.get("base_model")
+    if base is not None and not isinstance(base, str):
+        problems.append(Problem(f"{where}.base_model", f"is {base!r:.40} and no path", "base_model: FOLDER"))
+        base = None
     if given.get("tokenizer_source") == "union":
         problems.append(Problem(f"{where}.tokenizer_source", "union makes a new vocabulary", "merge models of one tokenizer"))
     elif given.get("tokenizer_source") is not None:
@@ -51,7 +54,7 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
         spec["models"] = _sources(given["models"], f"{where}.models", method, base, everywhere, problems, left)
     if given.get("slices") is not None:
         spec["slices"] = []
-        for number, one in enumerate(given["slices"]):
+        for number, one in enumerate(_mappings(given["slices"], f"{where}.slices", problems)):
             own = _parameters(one.get("parameters"), f"{where}.slices[{number}].parameters", method, problems, left)
             problems += [
                 Problem(f"{where}.slices[{number}].{key}", "is not translated", "write sources and parameters")
@@ -72,6 +75,9 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
 
 def _parameters(given: Any, where: str, method: str, problems: list[Problem], left: list[Untranslated]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if given is not None and not isinstance(given, dict):
+        problems.append(Problem(where, f"is {given!r:.40} and no mapping of keys", "parameters: {weight: 0.5}"))
+        return found
     for key, setting in (given or {}).items():
         if key not in KNOWN:
             problems.append(Problem(f"{where}.{key}", f'unknown parameter "{key}"', did_you_mean(str(key), KNOWN)))
@@ -86,15 +92,29 @@ def _parameters(given: Any, where: str, method: str, problems: list[Problem], le
     return found
 
 
+def _mappings(given: Any, where: str, problems: list[Problem]) -> list[dict[str, Any]]:
+    """A list of mappings; what is none is a problem and stands for an empty one."""
+    if not isinstance(given, list):
+        problems.append(Problem(where, f"is {given!r:.40} and no list", "- model: FOLDER"))
+        return []
+    problems += [
+        Problem(f"{where}[{number}]", f"is {one!r:.40} and no mapping", "- model: FOLDER") for number, one in enumerate(given) if not isinstance(one, dict)
+    ]
+    return [one if isinstance(one, dict) else {} for one in given]
+
+
 def _sources(
-    given: list[Any], where: str, method: str, base: str | None, everywhere: dict[str, Any], problems: list[Problem], left: list[Untranslated]
+    given: Any, where: str, method: str, base: str | None, everywhere: dict[str, Any], problems: list[Problem], left: list[Untranslated]
 ) -> list[dict[str, Any]]:
     found = []
     keys = ("model", "layer_range", "parameters")
-    for number, one in enumerate(given):
+    for number, one in enumerate(_mappings(given, where, problems)):
         problems += [Problem(f"{where}[{number}].{key}", f'unknown key "{key}"', did_you_mean(str(key), keys)) for key in one if key not in keys]
         own = everywhere | _parameters(one.get("parameters"), f"{where}[{number}].parameters", method, problems, left)
-        path, _, adapter = str(one.get("model")).partition("+")
+        if not isinstance(one.get("model"), str):
+            problems.append(Problem(f"{where}[{number}].model", "is missing or no path", "model: FOLDER, or BASE+ADAPTER"))
+            continue
+        path, _, adapter = one["model"].partition("+")
         if adapter and path != base:
             problems.append(Problem(f"{where}[{number}].model", f"the adapter {adapter} is on {path}, which is not base_model", "tune and merge on one base"))
         source: dict[str, Any] = {"path": adapter or path} | {key: own[key] for key in OF_SOURCE if key in own}

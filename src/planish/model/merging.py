@@ -41,9 +41,11 @@ Setting = float | list[float] | list[Filtered]
 
 
 class Source(Section):
-    """A model folder or an adapter folder. `layers` (first, one past the last) only inside a slice."""
+    """A model folder or an adapter folder. `layers` (first, one past the last) only inside a slice. `task` is the recipe that it was tuned for, on whose gold set the merge and
+    every parent are scored; it has no part in the weights."""
 
     path: str
+    task: str | None = None
     layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(gt=0)]] | None = None
     weight: Setting | None = None
     density: Setting | None = None
@@ -81,8 +83,12 @@ class MergeSpec(Section):
     @property
     def inputs(self) -> list[str]:
         """Every model's path once, in the order of first mention; the base is none of them."""
-        listed = [*self.models, *(source for one in self.slices for source in one.sources)]
-        return list(dict.fromkeys(source.path for source in listed))
+        return list(dict.fromkeys(source.path for source in self.sources))
+
+    @property
+    def sources(self) -> list[Source]:
+        """Every mention of a model."""
+        return [*self.models, *(source for one in self.slices for source in one.sources)]
 
 
 class Planned(NamedTuple):
@@ -135,13 +141,15 @@ def _problems(spec: MergeSpec, where: str) -> list[Problem]:
         if None in spans or len(spans) != 1 or min(span or 0 for span in spans) <= 0:
             problems.append(Problem(f"{where}.slices[{number}]", "its sources do not name equally many layers", "layers: [first, one past the last]"))
     known = find("transforms", spec.technique).keys
-    sources = [*spec.models, *(source for one in spec.slices for source in one.sources)]
+    sources = spec.sources
     asked = {key for key in ("lambda_", "t", "normalize", "seed", "ties") if getattr(spec, key) is not None}
     asked |= {key for key in ("weight", "density", "scale") for source in sources if getattr(source, key) is not None}
     asked |= {"t" for one in spec.slices if one.t is not None}
     for key in sorted(asked - known.keys()):
         shown = key.rstrip("_")
         problems.append(Problem(f"{where}.{shown}", f"{spec.method} has no {shown}", "its keys: " + ", ".join(name.rstrip("_") for name in known)))
+    if spec.technique == "soup" and len(spec.models) == 1 and spec.base is None and spec.normalize is not False:
+        problems.append(Problem(f"{where}.models", "a soup of one model is that model", "name at least two"))
     if spec.technique == "slerp" and any(len(group) != 2 for group in ([spec.models] if spec.models else [one.sources for one in spec.slices])):
         problems.append(Problem(f"{where}.models", "slerp blends two models", "use soup for more"))
     if spec.technique == "passthrough" and any(len(group) != 1 for group in ([spec.models] if spec.models else [one.sources for one in spec.slices])):

@@ -12,6 +12,8 @@ from torch import Tensor
 from planish.errors import InputError, Problem
 from planish.model.tensor_stream import Buffers, Piece, Pieces
 
+SMALLEST = 1e-8
+"""Sum of weights below which they are not to be divided by."""
 Bits = NDArray[np.int32]
 
 
@@ -49,7 +51,8 @@ def deltas(piece: Piece, buffers: Buffers | None = None) -> tuple[Tensor, list[T
 def combine(vectors: Sequence[Tensor], weights: Sequence[float], *, elect: bool, normalize: bool, buffers: Buffers | None = None) -> Tensor:
     """sum w_i d_i; with `elect` over those alone that have the sign of the weighted sum (a sum of 0 elects +); with `normalize` divided by the weights that took part.
 
-    The result lies in `buffers` where there are some. Source: TIES-Merging, arXiv 2306.01708, section 4; where no weight takes part the divisor is 1, as mergekit has it.
+    The result lies in `buffers` where there are some. Raises InputError where weights that are not 0 sum to 0 and are to be divided by their sum.
+    Source: TIES-Merging, arXiv 2306.01708, section 4; where no weight takes part the divisor is 1, as mergekit has it.
     """
     held, size = buffers or Buffers(), vectors[0].numel()
     total = held.take("total", size).zero_()
@@ -57,7 +60,9 @@ def combine(vectors: Sequence[Tensor], weights: Sequence[float], *, elect: bool,
         total.add_(vector, alpha=weight)
     if not elect:
         part = sum(weights)
-        return total.div_(part) if normalize and abs(part) >= 1e-8 else total
+        if normalize and abs(part) < SMALLEST and any(weights):
+            raise InputError(Problem("weight", f"{list(weights)} sum to 0", "give weights with a sum, or normalize: false"))
+        return total.div_(part) if normalize and any(weights) else total
     # +1 or -1 for each weight; turned by it, every elected part is above 0: no comparison, which would take several times as long
     sign = torch.copysign(held.take("ones", size).fill_(1), total.add_(0.0), out=held.take("sign", size))
     total.zero_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from planish.evidence import merged
 from planish.report import files
 from planish.report.blocks import Section, cut, lines, missing
 from planish.report.findings import Findings
@@ -39,7 +40,7 @@ def package_lines(found: Findings) -> list[str]:
 def variant_lines(variant: dict[str, Any]) -> list[str]:
     """What was done to make a smaller or a merged model of the tuned one, and what it cost."""
     if variant["kind"] == "merged":
-        return [f"{variant['name']} ({variant['method']}): {variant['verdict']['sentence']}"]
+        return [f"{variant['name']} ({variant['method']}): {variant['verdict']['sentence']}", *(f"  {line}" for line in merged.lines(variant["verdict"]))]
     first, last = variant["steps"][0], variant["steps"][-1]
     steps = f" in {len(variant['steps'])} steps" if len(variant["steps"]) > 1 else ""
     said = [f"{variant['name']}: {first['before']:,} parameters -> {last['after']:,}{steps}, chosen by {variant['by']}"]

@@ -6,28 +6,29 @@ import math
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.bundled import identity
 from planish.model.merge_checks import Checked, as_config, examine
-from planish.model.merge_sources import Checkpoint, Parent, open_parents
+from planish.model.merge_sources import Checkpoint, Parent, open_parents, placed
 from planish.model.mergekit_yaml import Untranslated
-from planish.model.merging import DTYPES, MergeSpec, Planned, lay_out
+from planish.model.merging import DTYPES, WITH_BASE, MergeSpec, Planned, lay_out
 from planish.model.safetensors_header import BYTES
 from planish.model.tensor_stream import FLOATING, PIECE, SHARD, Buffers, Piece, Pieces, finite, write_tensors
 from planish.progress import Progress, Silent
-from planish.rows import Noun, canonical_json
+from planish.rows import canonical_json
 from planish.shelf import call
+from planish.stages._merge_report import REPORT, MergedParent, MergeForecast, MergeReport, options_of
 from planish.store.objects import write_folder
 
-REPORT = "merge_report.json"
 CARRIED = (
     "generation_config.json",
     "tokenizer.json",
@@ -40,45 +41,8 @@ CARRIED = (
     "chat_template.jinja",
 )
 """What goes with the weights as it is."""
-
-
-class MergedParent(Noun):
-    """One parent: its folder's name and what its files hash to."""
-
-    name: str
-    identity: str
-    role: str
-
-
-class MergeReport(Noun):
-    """What was merged. `changed` is the share of values that differ from the first reference as stored, `moved` the length of the difference over the reference's.
-
-    `bytes` are the tensors' on disk; `peak` is the process's largest resident memory in bytes, everything it had loaded included.
-    """
-
-    method: str
-    parents: list[MergedParent]
-    checks: list[Checked]
-    options: dict[str, Any]
-    tensors: int
-    bytes: int
-    changed: float
-    moved: float
-    peak: int
-    seconds: float
-    untranslated: list[dict[str, str]] = []
-
-
-class MergeForecast(Noun):
-    """A dry run: checks made, nothing written. Bytes are exact; memory and time are estimates."""
-
-    method: str
-    checks: list[Checked]
-    tensors: int
-    bytes: int
-    memory: int
-    seconds: float
-    kind: str = "estimated"
+WORKERS = 8
+"""Tensors merged at once, at most: each takes some ten pieces of memory."""
 
 
 @dataclass
@@ -107,6 +71,8 @@ def forecast(spec: MergeSpec, relative_to: Path) -> MergeForecast:
     began = time.perf_counter()
     for _ in call("transforms", spec.technique, "stream", largest.options)(_pieces(opened, largest, limit=sample)):
         pass
+    if opened.problems:
+        raise InputError(*opened.problems.values())
     taken = time.perf_counter() - began
     total = sum(math.prod(shape) for _, shape in opened.layout.values())
     held = (2 * len(opened.parents) + 4) * min(values, PIECE) * 4
@@ -132,10 +98,11 @@ def merge_models(
 
     def fill(partial: Path) -> None:
         with shown.bar(f"merge ({spec.method})", len(opened.planned)) as advance:
-            change = _Change()
-            written = write_tensors(partial, opened.layout, _values(opened, change, advance), shard)
+            changes = {name: _Change() for name in opened.layout}
+            written = write_tensors(partial, opened.layout, _values(opened, changes, advance), shard, min(torch.get_num_threads(), WORKERS))
         if opened.problems:
             raise InputError(*opened.problems.values())
+        change = _Change.of_all(changes.values())
         _refuse_nothing(spec, change)
         for name in CARRIED:
             if (opened.first.folder / name).is_file():
@@ -146,8 +113,7 @@ def merge_models(
                 method=spec.method,
                 parents=_parents(opened),
                 checks=opened.checks,
-                options=spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"base", "models", "slices", "method"})
-                | {"models": [source.model_dump(mode="json", exclude_none=True) | {"path": Path(source.path).name} for source in spec.models]},
+                options=options_of(spec),
                 tensors=len(opened.planned),
                 bytes=written,
                 changed=change.changed / max(1, change.values),
@@ -159,13 +125,26 @@ def merge_models(
         )
         (partial / REPORT).write_text(canonical_json(reports[0].model_dump(mode="json")) + "\n", encoding="utf-8")
 
-    write_folder(out, fill)
+    write_folder(out, fill, replace=False)
     return reports[0]
+
+
+def made_before(spec: MergeSpec, out: Path, relative_to: Path) -> MergeReport | None:
+    """The report of `out` where it is this very merge of these very parents, by content; else None. Raises InputError as `forecast` does."""
+    if not (out / REPORT).is_file():
+        return None
+    try:
+        known = MergeReport.model_validate_json((out / REPORT).read_bytes())
+    except ValueError:
+        return None
+    opened = _open(spec, relative_to)
+    same = (known.method, known.options, known.parents) == (spec.method, options_of(spec), _parents(opened))
+    return known if same else None
 
 
 @dataclass
 class _Change:
-    """How far the result is from the reference, over all tensors that both have."""
+    """How far the result, as stored, is from the reference, over all tensors that both have."""
 
     values: int = 0
     changed: int = 0
@@ -176,15 +155,28 @@ class _Change:
         """`apart` is written over."""
         apart.copy_(stored).sub_(reference)
         self.values += apart.numel()
-        self.changed += int(torch.count_nonzero(apart))
+        self.changed += int(np.count_nonzero(apart.numpy() != 0))  # several times as fast as torch's
         self.difference += float(torch.dot(apart, apart))
         self.length += float(torch.dot(reference, reference))
 
+    @classmethod
+    def of_all(cls, parts: Iterable[_Change]) -> _Change:
+        """Of several tensors."""
+        return cls(*(sum(each) for each in zip(*((part.values, part.changed, part.difference, part.length) for part in parts), strict=True)))
+
 
 def _open(spec: MergeSpec, relative_to: Path) -> _Opened:
-    def place(path: str) -> Path:
-        return Path(path) if Path(path).is_absolute() else relative_to / path
-
+    absent: list[Problem] = []
+    found: dict[str, Path] = {}
+    for path in dict.fromkeys([*([] if spec.base is None else [spec.base]), *spec.inputs]):
+        try:
+            found[path] = placed(path, relative_to)
+        except InputError as refused:
+            absent += refused.problems
+    if absent:
+        raise InputError(*absent)
+    place = found.__getitem__
+    _refuse_twice(spec, place)
     base, parents = open_parents(None if spec.base is None else place(spec.base), [place(path) for path in spec.inputs])
     # from here on a parent is known by its folder, so that two spellings of one path are one parent
     spec = _with_folders(spec, place)
@@ -198,6 +190,21 @@ def _open(spec: MergeSpec, relative_to: Path) -> _Opened:
         stored = base.entries[one.name].dtype if base is not None and one.name in base.entries else entry.dtype
         layout[one.name] = (DTYPES[spec.dtype] if spec.dtype is not None else stored, entry.shape)
     return _Opened(spec, base, by_path, planned, checks, layout)
+
+
+def _refuse_twice(spec: MergeSpec, place: Callable[[str], Path]) -> None:
+    """Two spellings of one folder, or a link to it, are one model."""
+    folders = [place(source.path).resolve() for source in spec.models]
+    base = None if spec.base is None else place(spec.base).resolve()
+    problems = []
+    for source, folder in zip(spec.models, folders, strict=True):
+        first = spec.models[folders.index(folder)]
+        if first is not source:
+            problems.append(Problem(f"merge.models: {source.path}", f"is the same folder as {first.path}", "give it once with its weight"))
+        if folder == base and spec.technique in WITH_BASE:
+            problems.append(Problem(f"merge.models: {source.path}", "is the base: its difference from itself is nothing", "leave it out of models"))
+    if problems:
+        raise InputError(*problems)
 
 
 def _with_folders(spec: MergeSpec, place: Callable[[str], Path]) -> MergeSpec:
@@ -231,38 +238,24 @@ def _pieces(opened: _Opened, one: Planned, limit: int | None = None) -> Pieces:
     return Pieces(one.name, size if limit is None else min(size, limit), len(parents), read)
 
 
-def _values(opened: _Opened, change: _Change, advance: Callable[[int], None]) -> Callable[[str], Iterator[Tensor]]:
+def _values(opened: _Opened, changes: Mapping[str, _Change], advance: Callable[[int], None]) -> Callable[[str], Iterator[Tensor]]:
     by_name = {one.name: one for one in opened.planned}
 
     def values(name: str) -> Iterator[Tensor]:
         one, dtype = by_name[name], FLOATING[opened.layout[name][0]]
         pieces = _pieces(opened, one)
-        made = call("transforms", opened.spec.technique, "stream", one.options)(pieces)
-        references = iter(pieces) if pieces.size <= PIECE else None
-        done = 0
-        for merged in made:
+        for merged in call("transforms", opened.spec.technique, "stream", one.options)(pieces):
             if opened.problems:
                 # what is made of such weights is thrown away; the rest is still read, so that every problem is named
                 yield torch.zeros_like(merged)
-                done += merged.numel()
                 continue
-            stored = merged.to(dtype)
-            change.add(_reference(opened, one, references, done, merged.numel()), stored, opened.buffers.take("apart", merged.numel()))
-            done += merged.numel()
+            stored, read = merged.to(dtype), pieces.last
+            assert read is not None
+            changes[name].add(read.models[0] if read.base is None else read.base, stored, opened.buffers.take("apart", merged.numel()))
             yield stored
         advance(1)
 
     return values
-
-
-def _reference(opened: _Opened, one: Planned, kept: Iterator[Piece] | None, start: int, count: int) -> Tensor:
-    """The base's stretch, or the first parent's: from the one piece that is held, else read again."""
-    if kept is not None:
-        piece = next(kept)
-        return piece.models[0] if piece.base is None else piece.base
-    if opened.base is not None and one.name in opened.base.entries:
-        return opened.base.read(one.name, start, start + count, into=opened.buffers.take("reference", count))
-    return opened.parents[one.sources[0]].read(one.names[0], start, start + count, into=opened.buffers.take("reference", count))
 
 
 def _refuse_nothing(spec: MergeSpec, change: _Change) -> None:

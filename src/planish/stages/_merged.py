@@ -1,46 +1,52 @@
-"""The tuned model merged with others, as an entry of a recipe asks: written, and held against every parent on this gold set and on general text (MISSION W6)."""
+"""The tuned model merged with others, as an entry of a recipe asks: written, and held against every parent and the base on this gold set, on those of the parents that name
+their task, and on general text (MISSION W6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from planish.errors import InputError, Problem
-from planish.evidence.merged import TaskScores, verdict
-from planish.model import adapter_folder, bundled
+from planish.evidence.merged import BASE, verdict
+from planish.model import bundled
 from planish.model.chat import Chat
-from planish.model.load import load
 from planish.model.merge_sources import is_adapter
 from planish.model.merging import METHODS, WITH_BASE, MergeSpec, read_spec
 from planish.recipe import MergeEntry, Recipe
 from planish.rows import content_hash
 from planish.scores import EvalReport
+from planish.stages import prepare
 from planish.stages._context import Context
+from planish.stages._gold import Gold, read_gold
 from planish.stages._merge import merge_models
-from planish.stages._scoring import primary
-from planish.stages._variants import Score, Variant
-from planish.store.objects import file_hash
+from planish.stages._merge_tasks import GENERAL_ABILITY, TUNED, General, ParentTask, named, parent_task, score
+from planish.stages._variants import Variant
+from planish.store.objects import file_hash, write_folder
 
-TUNED = "tuned"
-GENERAL = "general.next_token_accuracy"
-General = Callable[[Any, Chat, str], EvalReport | None]
-"""A model, its tokenizer and a name -> what it scores on general text, None where nobody asked for that."""
+OURS = "this task"
 
 
 def spec_of(entry: MergeEntry, base: Path, place: Callable[[Path], Path], where: str, tuned: str = TUNED) -> MergeSpec:
-    """What `planish merge` would read. Raises InputError with every problem of it, and for a parent that is no folder."""
+    """What `planish merge` would read. Raises InputError with every problem of it, and for a parent that is no folder or whose task is no recipe."""
     others = [dict(one) if isinstance(one, dict) else {"path": one} for one in entry.models]
     missing = [one for one in others if not isinstance(one.get("path"), str) or not place(Path(one["path"])).is_dir()]
     if missing:
         raise InputError(*(Problem(f"{where}.models", f"{one.get('path')} is no folder", "give the folder of a model or of an adapter") for one in missing))
-    parts = [one | {"path": str(place(Path(one["path"])).absolute())} for one in others]
+    tasks = [str(one["task"]) for one in others if one.get("task") is not None]
+    if absent := [task for task in tasks if not place(Path(task)).is_file()]:
+        raise InputError(*(Problem(f"{where}.models", f"the task {task} is no file", "give the recipe that the parent was tuned by") for task in absent))
+    parts = [
+        one | {"path": str(place(Path(one["path"])).absolute())} | ({} if one.get("task") is None else {"task": str(place(Path(str(one["task"]))).absolute())})
+        for one in others
+    ]
     own = {key: getattr(entry, key) for key in ("weight", "density") if getattr(entry, key) is not None}
     given: dict[str, Any] = {"method": entry.method, "models": [{"path": tuned, **own}, *parts]}
     if entry.base is not None:
         given["base"] = str(place(Path(entry.base)).absolute())
     elif METHODS.get(entry.method) in WITH_BASE or any(is_adapter(Path(part["path"])) for part in parts):
-        given["base"] = str(base)
+        given["base"] = str(base.absolute())
     for key, value in (("lambda", entry.lambda_), ("t", entry.t), ("normalize", entry.normalize), ("seed", entry.seed)):
         if value is not None:
             given[key] = value
@@ -48,10 +54,12 @@ def spec_of(entry: MergeEntry, base: Path, place: Callable[[Path], Path], where:
 
 
 def identities(recipe: Recipe, entry: MergeEntry) -> list[str]:
-    """The parents and the base that an entry names, by content."""
+    """The parents, the base and the tasks that an entry names, by content. Raises InputError for a task whose recipe or rows cannot be read."""
     paths = [one["path"] if isinstance(one, dict) else one for one in entry.models] + ([entry.base] if entry.base is not None else [])
     folders = [recipe.resolve(Path(path)) for path in paths]
-    return [file_hash(one / "adapter_model.safetensors") if is_adapter(one) else bundled.identity(one) for one in folders]
+    tasks = [Recipe.load(recipe.resolve(Path(str(one["task"])))) for one in entry.models if isinstance(one, dict) and one.get("task") is not None]
+    found = [file_hash(one / "adapter_model.safetensors") if is_adapter(one) else bundled.identity(one) for one in folders]
+    return found + [content_hash([task.fingerprint, prepare.options(task)]) for task in tasks]
 
 
 def merged(
@@ -60,13 +68,16 @@ def merged(
     number: int,
     tuned: Path,
     base: Path,
-    score: Score,
-    general: General,
+    gold: Gold,
+    prepared: Path,
+    general: General | None,
     teacher: EvalReport,
     kept: EvalReport | None,
-    groups: Mapping[str, str] | None = None,
 ) -> Variant:
-    """The merge, and the table of which skill survived: every parent on this task, and on general text where `kept`, the tuned model's own report of it, is given."""
+    """The merge, and the table of which skill survived: merge, parents and base on this task, on that of every parent that names one, and on general text.
+
+    `teacher` and `kept` are the tuned model's own reports of this task and of general text, where it was measured.
+    """
     recipe = context.recipe
     assert recipe.compress is not None
     name = f"merged-{number}"
@@ -74,27 +85,23 @@ def merged(
     spec = spec_of(entry, base, recipe.resolve, f"compress.merge[{number - 1}]", str(tuned.absolute()))
     if not work.is_dir():
         merge_models(spec, work, relative_to=work.parent, progress=context.progress)
-    metric = primary(recipe.evaluate.scorers)
-    reports, broad = {TUNED: teacher}, {TUNED: kept}
-    parents = [Path(path) for path in spec.inputs[1:]]
-    names = [path.name for path in parents]
-    called_as = [one if names.count(one) == 1 else f"{path.parent.name}/{one}" for one, path in zip(names, parents, strict=True)]
-    for called, path in zip((name, *called_as), (work, *parents), strict=True):
-        model, chat = _opened(path, base), Chat.load(tuned)
-        reports[called] = score(model, chat, f"gold set, {called}")
-        broad[called] = general(model, chat, f"general ability, {called}") if kept is not None else None
-        del model
-    tasks = [TaskScores(task="this task", metric=metric, owner=TUNED, merge=reports.pop(name), parents=reports)]
-    ours = broad.pop(name)
-    if ours is not None and GENERAL in ours.metrics:
-        tasks.append(
-            TaskScores(task="general ability", metric=GENERAL, owner=None, merge=ours, parents={key: one for key, one in broad.items() if one is not None})
-        )
-    found = verdict(tasks, groups=groups)
+    others = [Path(source.path) for source in spec.models[1:]]
+    called = named(others)
+    own = replace(parent_task(TUNED, context, gold, prepared), name=OURS)
+    tasks = [own, *(_task(context, one, source.task) for one, source in zip(called, spec.models[1:], strict=True) if source.task is not None)]
+    under = base if spec.base is None else Path(spec.base)
+    parents = {TUNED: tuned, **dict(zip(called, others, strict=True)), BASE: under}
+    known = {(OURS, TUNED): teacher, **({(GENERAL_ABILITY, TUNED): kept} if kept is not None else {})}
+    found = verdict(score(tasks, work, parents, under, Chat.load(tuned), general, known))
     context.progress.say(f"  {name}: {found.sentence}")
     story = {"kind": "merged", "method": entry.method, "verdict": found.model_dump(mode="json")}
     return Variant(name, work, entry.export or recipe.compress.export, story, cut=False)
 
 
-def _opened(path: Path, base: Path) -> Any:
-    return adapter_folder.put(load(base, "fp32"), path).eval() if is_adapter(path) else load(path, "fp32")
+def _task(context: Context, owner: str, path: str) -> ParentTask:
+    """The gold set of another recipe, prepared in this stage's own folder."""
+    within = replace(context, recipe=Recipe.load(path))
+    folder = context.work / f"task-{content_hash(prepare.options(within.recipe))[:12]}"
+    if not folder.is_dir():
+        write_folder(folder, lambda partial: prepare.run(within, {}, partial))
+    return parent_task(owner, within, read_gold(context.store, context.run_id, context.stage, folder), folder)

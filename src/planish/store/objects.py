@@ -6,12 +6,15 @@ A folder is written aside, every file is fsynced and hashed, the manifest is wri
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +49,51 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
         raise disk_error(failed, path) from failed
 
 
-def write_folder(final: Path, fill: Callable[[Path], None]) -> Path:
-    """Make the folder `final` by `fill(partial)`; it appears complete or not at all. An existing `final` is replaced."""
+def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = True) -> Path:
+    """Make the folder `final` by `fill(partial)`; it appears complete or not at all. What a kill left of an earlier try at this folder is removed first.
+
+    An existing `final` is replaced; without `replace` raises InputError where there is one by then, as another process may have made it.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final)
     partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir()
+    begun = partial.with_suffix(".begun")  # a name that nobody sweeps, until the lock is on it
+    begun.mkdir()
+    lock = os.open(begun, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks: then nothing is swept there either
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        begun.rename(partial)
         fill(partial)
         _sync_tree(partial)
-        if final.exists():
+        if replace and final.exists():
             shutil.rmtree(final)
         partial.rename(final)
         _sync_folder(final.parent)
     except OSError as failed:
+        if failed.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and not replace and final.exists():
+            raise InputError(Problem(str(final), "exists by now: another process has made it", "give a new folder")) from failed
         raise disk_error(failed, final) from failed
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
     return final
+
+
+def _sweep(final: Path) -> None:
+    """Remove the half-written folders of `final` that nobody writes any more: a lock goes with its process, however that ends."""
+    for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+        try:
+            handle = os.open(stale, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # a file that is written aside, or gone by now
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+        except OSError:  # somebody is writing it
+            continue
+        finally:
+            os.close(handle)
 
 
 def disk_error(failed: OSError, path: Path) -> RunFailed | OSError:
