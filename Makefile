@@ -33,7 +33,10 @@ bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 semhash==0.5.0
 	$(BIN)/python benchmarks/start_up.py
 	for claim in lm_head sft_step dpo_epochs kd_step capture_bytes tool_catalogue top_quarter tree_limit checkpointing memory_model recording prepare_rows rows_to_decide gate_calibration; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+	for claim in calibrate_once export_traffic; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 	-$(BIN)/python benchmarks/option_scoring.py
+	-$(BIN)/python benchmarks/merging.py
+	-$(BIN)/python benchmarks/gptq_layers.py
 	$(BIN)/python benchmarks/kill_points.py --points 200
 	$(BIN)/python benchmarks/table.py
 	-$(BIN)/python -m benchmarks.planted

@@ -12,7 +12,7 @@ from planish.progress import Progress
 from planish.recipe import PruneEntry, Recipe, Use
 from planish.rows import Noun, canonical_json
 from planish.stages._compress_forecast import FileForecast, Passes, Texts, forecasts, passes
-from planish.stages._merge import MergeForecast
+from planish.stages._merge_report import MergeForecast
 from planish.stages._merged import spec_of
 from planish.stages._prune import PruneForecast, Removal
 from planish.stages._pruning import Request, Text, read_text, run
@@ -96,7 +96,7 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
     for number, other in enumerate(asked.merges, start=1):
         spec = spec_of(other, folder, recipe.resolve, f"compress.merge[{number - 1}]")
         tuned, *others = spec.models  # which is not there yet: beside a base it is left out, without one the recipe's model stands for it
-        spec = spec.model_copy(update={"models": others if spec.base is not None else [tuned.model_copy(update={"path": str(folder)}), *others]})
+        spec = spec.model_copy(update={"models": others if spec.base is not None else [tuned.model_copy(update={"path": str(folder.absolute())}), *others]})
         merges.append(Merged(name=f"merged-{number}", forecast=merge.forecast(spec, folder), files=files(other.export)))
     own = files(asked.export)
     everyone = [*own, *(one for cut in cuts for one in cut.files), *(one for merged in merges for one in merged.files)]
@@ -108,7 +108,10 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
         files=own,
         pruned=cuts,
         merged=merges,
-        seconds=taken.calibration + sum(one.seconds or 0 for one in everyone) + sum(seconds for seconds, _ in made) + sum(cut.recovery_seconds for cut in cuts),
+        seconds=taken.calibration * any(one.calibrated for one in everyone)
+        + sum(one.seconds or 0 for one in everyone)
+        + sum(seconds for seconds, _ in made)
+        + sum(cut.recovery_seconds for cut in cuts),
         memory=max([0, *(one.memory for one in everyone), *(memory for _, memory in made), *(cut.recovery_memory or 0 for cut in cuts)]),
     )
 

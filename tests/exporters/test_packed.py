@@ -163,6 +163,7 @@ def test_z3_awq_is_not_worse_than_rtn_and_lists_what_has_nowhere_to_fold(
     assert [one.tensor for one in report.fell_back] == [f"model.layers.{index}.self_attn.o_proj.weight" for index in range(2)]
     assert divergence(model, plain_folder(tmp_path / report.file, tmp_path / "plain")) < 0.5
     assert form_of(json.loads((tmp_path / report.file / "config.json").read_text()), "x") == Form(layout, 4, 64, symmetric)
+    assert any("layout: awq holds them" in note for note in report.notes) == (layout == "compressed-tensors" and not symmetric)
 
 
 def test_z3_without_grouped_queries_values_take_the_scales(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from planish.errors import InputError
 from planish.model import gram
 from planish.model.awq import scales_of, search
 from planish.model.gptq import factor, gptq, rounded
+from planish.model.gptq_grid import fitted
 from planish.model.gram import Gram
 from planish.model.load import load
 from planish.model.rtn import grid, group_for, output_error, rtn
@@ -140,8 +141,33 @@ def test_z4_ex_two_weights_rounded_to_integers() -> None:
 def test_z4_a_diagonal_hessian_is_rounding_to_nearest(act_order: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     weight, diagonal = torch.randn(8, 64, generator=draw), torch.diag(torch.rand(64, generator=draw) + 0.1)
-    found = gptq(weight, diagonal, 4, 32, act_order=act_order)
-    assert torch.equal(found.coded.values(), rtn(weight, 4, 32).values())
+    found = gptq(weight, diagonal, 4, 32, act_order=act_order).coded
+    assert torch.equal(found.codes, found.grid.codes(weight, found.group_of))
+    assert torch.equal(found.grid.scale, fitted(weight, diagonal.diagonal(), 4, 32).scale)
+
+
+def test_z4_ex_a_grid_fitted_to_what_errors_cost() -> None:
+    """3 bits, w = (3, .64, .64, .64): the whole range gives s = 3 / 3 = 1, where .64 becomes 1. Costs (0, 1, 1, 1): s = .64 rounds nothing that counts.
+
+    Costs of 1 each: a part p of the range has s = p, 3 becomes 3 p and .64 becomes p, which costs 9 (1 - p)^2 + 3 (p - .64)^2, least at p = 10.92 / 12 = .91; of the parts tried
+    .92 costs .2928, .88 .3024, the whole range .3888. What lies on the grid of the whole range keeps it.
+    """
+    weight = torch.tensor([[3.0, 0.64, 0.64, 0.64]])
+    assert fitted(weight, torch.tensor([0.0, 1, 1, 1]), 3, 4).scale.item() == pytest.approx(0.64)
+    assert fitted(weight, torch.ones(4), 3, 4).scale.item() == pytest.approx(0.92)
+    assert fitted(torch.tensor([[3.0, 1, 0, -2]]), torch.ones(4), 3, 4).scale.item() == 1
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_z4_a_fitted_grid_never_costs_more_than_that_of_the_range(symmetric: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, cost = torch.randn(16, 128, generator=draw), torch.rand(128, generator=draw) ** 4
+    of = torch.arange(128) // 32
+    paid = []
+    for made in (fitted(weight, cost, 4, 32, symmetric=symmetric), grid(weight, 4, 32, symmetric=symmetric)):
+        paid.append(((made.values(made.codes(weight, of), of) - weight).square() * cost).reshape(16, 4, 32).sum(-1))
+    assert bool((paid[0] <= paid[1]).all())
+    assert float(paid[0].sum()) < 0.9 * float(paid[1].sum())
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -159,22 +185,23 @@ def test_z4_correlated_inputs_come_out_nearer_than_with_rtn(bits: int, act_order
 
 
 def test_z4_each_column_is_the_formula_done_slowly() -> None:
-    """F: q_i, e = (w - q)/Hinv_ii, w_j -= e Hinv_ij, with Hinv of the columns that are left, inverted anew each time, in fp64."""
+    """F: q_i, e = (w - q)/Hinv_ii, w_j -= e Hinv_ij, with Hinv of the columns that are left, inverted anew each time, in fp64; on the same scales."""
     draw = torch.Generator().manual_seed(3)
     inputs, weight = torch.randn(400, 160, generator=draw), torch.randn(4, 160, generator=draw)
     inputs[:, 1] += 2 * inputs[:, 0]
     matrix = inputs.T @ inputs
     hessian = (2 * matrix).double()
     hessian += 0.01 * hessian.diagonal().mean() * torch.eye(160, dtype=torch.float64)
+    found = gptq(weight, matrix, 4, 32)
     left, codes = weight.double(), []
     for i in range(160):
         if i % 32 == 0:
-            scale = left[:, i : i + 32].abs().amax(1) / 7
+            scale = found.coded.grid.scale[:, i // 32].double()
         inverse = torch.linalg.inv(hessian[i:, i:])
         code = (left[:, i] / scale).round().clamp(-8, 7)
         codes.append(code)
         left[:, i:] -= ((left[:, i] - code * scale) / inverse[0, 0])[:, None] * inverse[0][None]
-    assert (gptq(weight, matrix, 4, 32).coded.codes == torch.stack(codes, 1)).float().mean() > 0.995  # a tie may fall either way in fp32
+    assert (found.coded.codes == torch.stack(codes, 1)).float().mean() > 0.995  # a tie may fall either way in fp32
 
 
 def test_z4_a_singular_hessian_is_damped_more_and_then_rounded() -> None:

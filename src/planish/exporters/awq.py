@@ -16,6 +16,8 @@ from planish.model.packed import SCALES, Form
 from planish.model.packed_checkpoint import Made, linear_weights, open_source, write
 from planish.model.rtn import group_for, output_error, rtn
 
+ZERO_POINTS = "zero points in compressed-tensors are not loaded by transformers 5.23.0 with compressed-tensors 0.19.0; layout: awq holds them"
+
 
 def export(
     checkpoint: Path,
@@ -72,6 +74,7 @@ def export(
     target = folder / f"model-AWQ-{bits}bit"
     done = write(target, checkpoint, source, units, names, make, form)
     notes = [f"groups of {form.group}, not {group}: the widths are no multiples of it"] if form.group != group else []
+    notes += [ZERO_POINTS] if layout == "compressed-tensors" and not symmetric else []
     return Quantised(
         file=target.name,
         bytes=done.bytes,

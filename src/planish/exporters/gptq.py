@@ -25,7 +25,7 @@ def export(
     *,
     bits: Literal[4, 3] = 4,
     group: int = 128,
-    act_order: bool = False,
+    act_order: bool = True,
     damping: float = 0.01,
     layout: Literal["compressed-tensors", "gptq"] = "compressed-tensors",
 ) -> Quantised:

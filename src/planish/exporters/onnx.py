@@ -61,7 +61,7 @@ def export(
         if layer not in grams.inputs:
             fell_back.append(FellBack(tensor=name, wanted="GPTQ", written="RTN", why="no calibration text came through it"))
             return onnx_weights.coded(values, 4, block)
-        found = gptq_codes(values, grams.of(layer).matrix, 4, block, symmetric=False)
+        found = gptq_codes(values, grams.of(layer).matrix, 4, block, act_order=True, symmetric=False)
         if found.damping is None:
             fell_back.append(FellBack(tensor=name, wanted="GPTQ", written="RTN", why="its Hessian is singular whatever the damping"))
         return found.coded

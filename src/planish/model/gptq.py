@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from planish.model.rtn import Coded, Grid, grid, rtn
+from planish.model.gptq_grid import fitted
+from planish.model.rtn import Coded, Grid, rtn
 
 BLOCK = 128
 """Columns after which the columns behind them are told of the errors so far, in one matrix product."""
@@ -36,20 +37,23 @@ def gptq(
 ) -> Solved:
     """weight (O, D) quantised for inputs of this Gram (D, D), with the Hessian 2 G + damping * mean diagonal.
 
-    Rows do not see each other: matrices that read one input may be stacked and share the work. `act_order` takes the columns with the largest inputs first, on the grids of the
-    original weights, so that the file needs no order of its own; without it a group's grid is that of its weights when their turn comes.
+    Rows do not see each other: matrices that read one input may be stacked and share the work. `act_order` takes the columns with the largest inputs first, on grids fitted to the
+    original weights, so that the file needs no order of its own; without it a group's grid is fitted to its weights when their turn comes. What an error costs there is what the
+    columns still to come cannot make good: e^2 Hinv_ii = (w - q)^2 / Hinv_ii.
     """
     order = torch.argsort(gram.diagonal(), descending=True, stable=True) if act_order else torch.arange(weight.shape[1])
     found = factor(2 * gram[order][:, order], damping)
     if found is None:
         return Solved(rtn(weight, bits, group, symmetric=symmetric, stored=stored), None)
     upper, damped = found
-    grids = grid(weight, bits, group, symmetric=symmetric, stored=stored)
+    cost = torch.empty_like(gram[0])
+    cost[order] = upper.diagonal() ** -2
+    grids = fitted(weight, cost, bits, group, symmetric=symmetric, stored=stored)
 
     def code(columns: Tensor, position: int, current: Tensor) -> Tensor:
         of = int(order[position]) // group
         if not act_order and position % group == 0:
-            here = grid(current, bits, group, symmetric=symmetric, stored=stored)
+            here = fitted(current, cost[position : position + group], bits, group, symmetric=symmetric, stored=stored)
             grids.scale[:, of], grids.zero[:, of] = here.scale[:, 0], here.zero[:, 0]
         return grids.codes(columns, slice(of, of + 1))
 

@@ -1,6 +1,8 @@
 """What a compression would come to before it runs: bytes, seconds and memory of every file, from a slice of the model that its exporter really writes (MISSION Z6).
 
 Layers of a decoder are alike: a file of 1 layer and one of 2 give what a layer adds, in bytes exactly, but for an exporter that types its layers differently and says the size.
+What a layer adds in seconds is taken as many times as there are layers, so it must hold nothing that is paid once: imports, the calibration pass, another process in between. Each
+slice is written once untimed, then REPEATS times, of which the fastest counts.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from planish import shelf
 from planish.errors import MissingExtra
-from planish.model import step_time
+from planish.model import gram, step_time
 from planish.model.calibration_pass import Calibration
 from planish.model.cut_folder import Source, write_cut
 from planish.model.units import Cut, whole, without_layers
@@ -25,16 +29,20 @@ COMPARED_MODELS = 2
 """Held in fp32 while a file's predictions are compared: its own and the original's."""
 SLICE_ROWS = 8
 """Training rows that a slice is calibrated on: its statistics are not kept, its shapes are what is timed."""
+REPEATS = 3
+"""Timed writes of a slice."""
 
 
 class FileForecast(Noun):
-    """One file: its bytes, `seconds` to write and to score it, `memory` the most at one time beside the libraries (bytes). `missing`: why its exporter cannot run here."""
+    """One file: its bytes, `seconds` to write and to score it, `memory` the most at one time beside the libraries (bytes); whether it needs the calibration pass. `missing`: why
+    its exporter cannot run here."""
 
     file: str
     exporter: dict[str, Any]
     bytes: int | None
     seconds: float | None
     memory: int
+    calibrated: bool = False
     missing: str | None = None
 
     def of_part(self, share: float) -> FileForecast:
@@ -49,7 +57,7 @@ class FileForecast(Noun):
 
 
 class Passes(Noun):
-    """Seconds of passes over text, estimated from one pass timed here: `token` of one token; training rows once for all files, gold and validation rows for each."""
+    """Seconds of passes over text, estimated from passes timed here: `token` of one token; training rows once for all files, gold and validation rows for each."""
 
     token: float
     calibration: float
@@ -66,11 +74,13 @@ class Texts(Noun):
 
 
 def passes(config: dict[str, Any], texts: Texts) -> Passes:
-    """From the time of one row of mean length through a model of these shapes."""
+    """From the time of one row of mean length through a model of these shapes, read alone and with the Gram matrices collected, which takes about as long again."""
     tokens = sum(map(len, texts.sequences))
     each = max(2, tokens // max(1, len(texts.sequences)))
     second = step_time.pass_seconds(config, each) / each
-    return Passes(token=second, calibration=tokens * second, gold=texts.gold * second, compared=COMPARED_MODELS * texts.compared * second)
+    return Passes(
+        token=second, calibration=tokens * _collected(config, each) / each, gold=texts.gold * second, compared=COMPARED_MODELS * texts.compared * second
+    )
 
 
 def forecasts(checkpoint: Path, uses: Sequence[Use], texts: Texts, taken: Passes, progress: Progress) -> list[FileForecast]:
@@ -80,11 +90,10 @@ def forecasts(checkpoint: Path, uses: Sequence[Use], texts: Texts, taken: Passes
     found = []
     with TemporaryDirectory() as work, progress.bar("files of a slice", len(uses)) as advance:
         slices = [_slice(source, count, Path(work) / f"slice-{count}") for count in (1, 2) if count <= source.units.layers]
-        texts_of = [Calibration(place, None, texts.sequences[:SLICE_ROWS], Path(work) / "grams") for place in slices]
         for number, use in enumerate(uses):
+            texts_of = [Calibration(place, None, texts.sequences[:SLICE_ROWS], Path(work) / "grams") for place in slices]
             try:
                 made = [_made(use, place, Path(work) / f"out-{number}", text) for place, text in zip(slices, texts_of, strict=True)]
-                again = _made(use, slices[0], Path(work) / f"out-{number}", texts_of[0])  # the first one also paid for imports
             except MissingExtra as absent:
                 found.append(FileForecast(file=use.name, exporter=use.model_dump(mode="json"), bytes=None, seconds=None, memory=memory, missing=str(absent)))
                 continue
@@ -93,8 +102,9 @@ def forecasts(checkpoint: Path, uses: Sequence[Use], texts: Texts, taken: Passes
             said = shelf.call("exporters", use.name, "size", use.options) if hasattr(shelf.find("exporters", use.name).load(), "size") else lambda _: 0
             rest = [size - said(place) for (_, size, _), place in zip(made, slices, strict=True)]  # what is alike in every layer: headers, or all of it
             size = said(checkpoint) + rest[-1] + more * (rest[-1] - rest[0])
-            spent = seconds + more * max(0.0, seconds - again[2]) + taken.gold + taken.compared
-            found.append(FileForecast(file=file, exporter=use.model_dump(mode="json"), bytes=size, seconds=spent, memory=memory))
+            spent = seconds + more * max(0.0, seconds - made[0][2]) + taken.gold + taken.compared
+            calibrated = "grams" in vars(texts_of[0])  # it asked for them
+            found.append(FileForecast(file=file, exporter=use.model_dump(mode="json"), bytes=size, seconds=spent, memory=memory, calibrated=calibrated))
             advance(1)
     return found
 
@@ -108,7 +118,22 @@ def _slice(source: Source, layers: int, place: Path) -> Path:
 
 
 def _made(use: Use, place: Path, out: Path, text: Calibration) -> tuple[str, int, float]:
-    """File, bytes and seconds of an export of a slice."""
-    began = time.perf_counter()
-    made = shelf.call("exporters", use.name, "export", use.options)(place, out / place.name, None, text)
-    return made.file, made.bytes, time.perf_counter() - began
+    """File, bytes and seconds of an export of a slice, calibration left out."""
+    export = shelf.call("exporters", use.name, "export", use.options)
+    made, taken = export(place, out / place.name, None, text), []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        export(place, out / place.name, None, text)
+        taken.append(time.perf_counter() - began)
+    return made.file, made.bytes, min(taken)
+
+
+@torch.inference_mode()
+def _collected(config: dict[str, Any], tokens: int) -> float:
+    """Seconds of the calibration pass over a sequence of so many tokens."""
+    model, taken = step_time.built(config), []
+    for _ in range(1 + REPEATS):  # the first one touches the memory
+        began = time.perf_counter()
+        gram.collect(model, [[0] * tokens])
+        taken.append(time.perf_counter() - began)
+    return min(taken)

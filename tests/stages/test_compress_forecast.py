@@ -1,0 +1,88 @@
+"""What a compression is forecast to take: what is paid once is counted once, and other processes in between are not taken for work (MISSION Z6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.conftest import make_tiny
+
+from planish.model.calibration_pass import Calibration
+from planish.model.exported import Exported
+from planish.progress import Silent
+from planish.recipe import Use
+from planish.stages import _compress_forecast
+from planish.stages._compress_forecast import FileForecast, Passes, Texts, forecasts, passes
+
+NOTHING = Passes(token=0, calibration=0, gold=0, compared=0)
+TEXTS = Texts(sequences=((5, 6, 7), (8, 9)), gold=0, compared=0)
+
+
+class Exporter:
+    """Takes `fixed` seconds and `layer` more for each layer by a clock of its own, 100 more for the calibration pass of each checkpoint, 40 more the first time, and now and again
+    `disturbed` more, as if others had used the machine; writes 1,000 bytes and 10 for each layer."""
+
+    def __init__(self, fixed: float, layer: float, disturbed: float = 0.0) -> None:
+        self.fixed, self.layer, self.disturbed = fixed, layer, disturbed
+        self.now, self.calls, self.seen = 0.0, 0, set[Path]()
+
+    def call(self, kind: str, name: str, verb: str, options: Any) -> Callable[..., Exported]:
+        assert (kind, name, verb) == ("exporters", "rtn", "export")
+        return self.export
+
+    def export(self, checkpoint: Path, folder: Path, adapter: Path | None, calibration: Calibration) -> Exported:
+        layers = json.loads((checkpoint / "config.json").read_text())["num_hidden_layers"]
+        self.now += self.fixed + self.layer * layers
+        self.now += 0 if checkpoint in self.seen else 100
+        self.now += 0 if self.calls else 40
+        self.now += self.disturbed if self.calls % 2 else 0
+        self.seen.add(checkpoint)
+        self.calls += 1
+        return Exported(file="file", bytes=1000 + 10 * layers, bits_per_weight=8, tensor_types={}, fell_back=())
+
+
+def told(monkeypatch: pytest.MonkeyPatch, model: Path, exporter: Exporter, taken: Passes = NOTHING) -> FileForecast:
+    monkeypatch.setattr(_compress_forecast.shelf, "call", exporter.call)
+    monkeypatch.setattr(_compress_forecast, "time", SimpleNamespace(perf_counter=lambda: exporter.now))
+    [found] = forecasts(model, [Use(name="rtn")], TEXTS, taken, Silent())
+    return found
+
+
+@pytest.mark.parametrize(("layers", "seconds", "size"), [(2, 9.0, 1020), (12, 29.0, 1120)])
+def test_z6_what_is_paid_once_is_not_multiplied_by_the_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layers: int, seconds: float, size: int) -> None:
+    """5 s and 2 s a layer: 5 + 2 x 2 = 9 for two layers, 5 + 12 x 2 = 29 for twelve. Taking the first write of the larger slice for its time, as was done, its 100 s of calibration
+    would be a layer's: 109 + 10 x (109 - 7) = 1,129."""
+    found = told(monkeypatch, make_tiny(tmp_path / "model", layers=layers), Exporter(5, 2))
+    assert (found.seconds, found.bytes) == (pytest.approx(seconds), size)
+
+
+def test_z6_what_others_took_is_left_out_and_scoring_is_added(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every other write takes 50 s more. The fastest of three is still 5 + 2 for one layer and 5 + 4 for two: 29 for twelve, and 3 + 4 for gold and comparison: 36."""
+    taken = NOTHING.model_copy(update={"gold": 3.0, "compared": 4.0})
+    found = told(monkeypatch, make_tiny(tmp_path / "model", layers=12), Exporter(5, 2, disturbed=50), taken)
+    assert found.seconds == pytest.approx(36)
+
+
+def test_z6_a_part_of_the_parameters_takes_that_part() -> None:
+    """80 % of 1,000 bytes and 30 s: 800 and 24. Of 200 bytes of memory half is the original, which stays whole: 100 + 80."""
+    whole = FileForecast(file="f", exporter={}, bytes=1000, seconds=30, memory=200)
+    part = whole.of_part(0.8)
+    assert (part.bytes, part.seconds, part.memory) == (800, pytest.approx(24), 180)
+
+
+def test_z6_passes_are_in_proportion_to_the_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """.5 s for a pass over a row of 5 tokens is .1 a token, 1 s with Gram matrices .2: 4 rows of 5 take 4 s, 30 tokens of gold 3 s, 10 compared tokens, read by two models, 2 s."""
+    monkeypatch.setattr(_compress_forecast.step_time, "pass_seconds", lambda config, tokens: 0.1 * tokens)
+    monkeypatch.setattr(_compress_forecast, "_collected", lambda config, tokens: 0.2 * tokens)
+    found = passes(json.loads((tiny / "config.json").read_text()), Texts(sequences=((1, 2, 3, 4, 5),) * 4, gold=30, compared=10))
+    assert (found.token, found.calibration, found.gold, found.compared) == tuple(pytest.approx(value) for value in (0.1, 4.0, 3.0, 2.0))
+
+
+def test_z6_the_calibration_pass_is_timed_on_shapes_alone(tiny: Path) -> None:
+    """Products take as long whatever the numbers: no weight is read, and a longer row takes longer."""
+    config = json.loads((tiny / "config.json").read_text())
+    assert passes(config, Texts(sequences=((1, 2, 3),), gold=0, compared=0)).calibration > 0
