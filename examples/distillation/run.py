@@ -2,6 +2,8 @@
 
 Rows are docstrings of Python's standard library, which every machine has. Works in the folder `distillation`; given again, it goes on where it stopped. About eight minutes
 on two cores; `--prepare` only writes the rows. Writes report.md there. Exits 0 when everything ran, whatever the verdict.
+
+`--on-policy` then trains a student that also learns from its own answers, about twelve minutes more, and writes on_policy.md.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import on_policy
 
 from planish import Recipe, capture, doctor, pipeline, prune, retained
 from planish.data import dataset
@@ -60,6 +64,7 @@ def main() -> int:
     """Rows, a smaller copy, the teacher's word, two students, one page."""
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--prepare", action="store_true", help="only write the rows")
+    given.add_argument("--on-policy", action="store_true", help="also a student that learns from its own answers, on a page of its own")
     asked = given.parse_args()
     folder, progress = Path("distillation"), Terminal()
     folder.mkdir(exist_ok=True)
@@ -70,6 +75,21 @@ def main() -> int:
     if asked.prepare:
         return 0
     student = Recipe.load(folder / "student.yaml")
+    names = folder / "runs.json"
+    if not names.is_file() or not asked.on_policy:
+        page, ran = three(student, folder, workspace, progress)
+        names.write_text(json.dumps(ran) + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(page, encoding="utf-8")
+        print(page)
+    if asked.on_policy:
+        page = on_policy.page(on_policy.recipe(student, TEACHER), read_json(names), METRIC, HELD_OUT, workspace, progress)
+        (folder / "on_policy.md").write_text(page, encoding="utf-8")
+        print(page)
+    return 0
+
+
+def three(student: Recipe, folder: Path, workspace: Path, progress: Progress) -> tuple[str, dict[str, str]]:
+    """The teacher, the distilled student and its control; gives the page and the names of their runs."""
     whole = student.model_copy(update={"model": TEACHER, "train": [], "gate": None})
     if not (folder / "pruned").is_dir():
         cut(folder, whole, workspace, progress)
@@ -79,10 +99,7 @@ def main() -> int:
     for name, recipe in {"teacher": whole, "kd": student, "sft": control}.items():
         progress.say(f"--- {name}")
         runs[name] = pipeline.run(recipe, workspace=workspace, until="gate" if recipe.train else "baseline", progress=progress)
-    page = written(folder, workspace, runs, progress)
-    (folder / "report.md").write_text(page, encoding="utf-8")
-    print(page)
-    return 0
+    return written(folder, workspace, runs, progress), {name: run.run_id for name, run in runs.items()}
 
 
 def write(path: Path) -> int:

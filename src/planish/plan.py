@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planish import plan_probe, shelf
+from planish import plan_probe
 from planish.errors import InputError, Problem, did_you_mean
 from planish.model import memory, oom_ladder
 from planish.model.calibration import remember, remembered
@@ -15,6 +14,7 @@ from planish.model.machine import USABLE, Machine
 from planish.model.machine import here as this_machine
 from planish.model.memory import GB, Estimate, Setup, Shape
 from planish.recipe import Recipe, TrainSection, bytes_of
+from planish.stages import _files
 
 DEVICES = {
     "RTX 3060": 12, "RTX 3090": 24, "RTX 4060": 8, "RTX 4070": 12, "RTX 4080": 16, "RTX 4090": 24, "RTX 5090": 32,
@@ -72,10 +72,11 @@ def plan(recipe: Recipe, where: Machine) -> list[Planned]:
 
 
 def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, where: Machine) -> Planned:
-    from planish.model import entry_memory
+    from planish.model import entry_memory, planned_rows
 
     found = entry_memory.sized(section, folder, recipe.data.labels)
-    setup = entry_memory.setup_of(section, found.trained, micro_batch(recipe, section, folder), where.kind)
+    rows = planned_rows.of(recipe, section, folder)
+    setup = entry_memory.brought(entry_memory.setup_of(section, found.trained, rows.micro, where.kind), _files.placed(recipe, section), rows.longest)
     factor = remembered(setup)
     estimate = memory.estimate(found.shape, setup, factor=factor)
     descent = oom_ladder.descend(found.shape, setup, where.bytes, factor=factor)
@@ -83,24 +84,10 @@ def _entry(number: int, recipe: Recipe, section: TrainSection, folder: Path, whe
 
 
 def micro_batch(recipe: Recipe, section: TrainSection, folder: Path) -> tuple[int, int, int]:
-    """(rows, tokens a row, trained tokens a row) of a full micro-batch: mean row and as many as `micro_tokens` holds, or the longest row alone where it is larger."""
-    if section.documents is not None:
-        block = int(shelf.find("objectives", section.objective.name).options(section.objective.options)["block"])
-        return max(1, min(section.batch_size, section.micro_tokens // block)), block, block
-    from planish.model import dialogues
-    from planish.model.chat import Chat
-    from planish.model.measured import measure
+    """(rows, tokens a row, trained tokens a row) of a full micro-batch. Raises InputError where no row can be trained on."""
+    from planish.model import planned_rows
 
-    found = dialogues.of_recipe(recipe)
-    measured = measure(found.table, Chat.load(folder))
-    lengths = [int(length) for length in measured.lengths if section.max_length is None or length <= section.max_length]
-    if not lengths:
-        raise InputError(Problem("data", "no row can be trained on within max_length", "planish preflight says why of each"))
-    length = math.ceil(sum(lengths) / len(lengths))
-    micro = max(1, min(section.batch_size, section.micro_tokens // length))
-    if max(lengths) > micro * length:
-        micro, length = 1, max(lengths)
-    return micro, length, max(1, math.ceil(length * measured.share))
+    return planned_rows.of(recipe, section, folder).micro
 
 
 def text(planned: list[Planned]) -> str:
@@ -173,8 +160,8 @@ def size(bytes: float) -> str:
 
 @dataclass(frozen=True)
 class Probed:
-    """One entry as it was predicted and as two real steps took it, in bytes. `factor` is measured over predicted for what is not weights and their state; None, and kept
-    nowhere, where that is too small a part to be told from the process's own noise, or where nothing could be predicted."""
+    """One entry as it was predicted and as two real steps took it, in bytes, without a teacher and a rollout. `factor` is measured over predicted for what is not weights and
+    their state; None, and kept nowhere, where that is too small a part to be told from the process's own noise, or where nothing could be predicted."""
 
     entry: int
     predicted: float | None
@@ -228,9 +215,10 @@ def compared(number: int, planned: Planned | None, peak: plan_probe.Peak) -> Pro
     """Predicted against measured; the factor between them is kept in the user's cache where it tells something."""
     if planned is None:
         return Probed(number, None, peak, None)
-    found = memory.estimate(planned.shape, planned.setup)
-    predicted = planned.estimate.total - found.bytes("process") + peak.process
-    factor = factor_of(planned.shape, planned.setup, peak)
+    setup = memory.alone(planned.setup)  # the probe's steps ask no teacher and write no rows
+    found = memory.estimate(planned.shape, setup)
+    predicted = memory.estimate(planned.shape, setup, factor=planned.factor).total - found.bytes("process") + peak.process
+    factor = factor_of(planned.shape, setup, peak)
     if factor is None or _fluid(found) < TELLING * predicted:
         return Probed(number, predicted, peak, None)
     remember(planned.setup, factor, measured=peak.steps, predicted=predicted)
@@ -246,7 +234,7 @@ def factor_of(shape: Shape, setup: Setup, peak: plan_probe.Peak) -> float | None
 
 
 def _fluid(found: Estimate) -> float:
-    return sum(found.bytes(name) for name in ("activations", "logits", "temporary"))
+    return sum(found.bytes(name) for name in memory.FLUID)
 
 
 def probed_text(probed: list[Probed]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from planish.errors import InputError, Problem, did_you_mean
 from planish.evidence.distilled import TARGET, Distilled, distilled
@@ -46,10 +46,29 @@ def judge(student: str, teacher: str, control: str, metric: str, *, target: floa
         raise InputError(*dict.fromkeys(problems))
     ours, theirs, plain = found
     groups, cut = _slices(ours)
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if (path := curve or ours.curve) is not None else []
+    path = curve or ours.curve
+    lines = [] if path is None else _curve(path)
     sizes = (ours.bytes, theirs.bytes) if ours.bytes and theirs.bytes else None
     named = plain.report if plain.report.system != ours.report.system else plain.report.model_copy(update={"system": plain.objective or control})
     return distilled(ours.report, theirs.report, named, metric, target=target, groups=groups, cuts=cut, sizes=sizes, curve=lines)
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl. Raises InputError naming what cannot be read."""
+    fix = "give the metrics.jsonl that training writes"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as why:
+        raise InputError(Problem(f"--curve {path}", f"cannot be read: {why}", fix)) from why
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            found.append(None)
+        if not isinstance(found[-1], dict) or not isinstance(found[-1].get("metrics", {}), dict):
+            raise InputError(Problem(f"--curve {path}:{number}", "is no step of a training curve", fix))
+    return found
 
 
 def answered(name: str, workspace: Path) -> Answered:

@@ -100,6 +100,21 @@ def test_eight_bit_moments_kv_and_the_lowest_trained_layer() -> None:
     assert estimate(P135, setup("head", trainable=1154, trained_layers=0)).bytes("activations") == 0
 
 
+def test_t7_a_teacher_and_a_rollout() -> None:
+    """P135 beside itself in fp32, 4 rows of 512 tokens, 100 scored a row, and 8 rows of 192 tokens written at once.
+
+    Weights 134,515,008 x 4 B = 538.1 MB. Reading 2,048 tokens x (4 x 576 + 3 x 1,536) x 4 B = 56.6 MB, 400 last states x 576 x 4 B = 0.9 MB, 8 chunks of 400 rows x 49,152
+    x 4 B = 629.1 MB: 686.7 MB. Keys and values: 8 x 192 tokens x 2 x 30 layers x 192 x 4 B = 70.8 MB. In bf16 all but the chunks is half."""
+    with_both = setup("lora", trainable=1, beside=P135.parameters, beside_hidden=576, beside_ffn=1536, rollout_tokens=8 * 192)
+    found = estimate(P135, with_both)
+    assert [round(found.bytes(name) / 1e6, 1) for name in ("beside", "asked", "kv")] == [538.1, 686.7, 70.8]
+    half = estimate(P135, replace(with_both, precision="bf16"))
+    assert [round(half.bytes(name) / 1e6, 1) for name in ("beside", "asked", "kv")] == [269.0, 657.9, 35.4]
+    plain = estimate(P135, memory.alone(with_both))
+    assert plain.total == pytest.approx(found.total - sum(found.bytes(name) for name in ("beside", "asked", "kv")))
+    assert {term.name for term in plain.terms}.isdisjoint({"beside", "asked", "kv"})
+
+
 def test_an_unknown_technique_needs_a_measured_run() -> None:
     with pytest.raises(InputError, match="--measure"):
         memory.check_technique("sorcery")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import pytest
+from safetensors.numpy import load_file
+from tests.conftest import make_tiny
 from typer.testing import CliRunner
 
 from planish import plan as planning
@@ -15,7 +18,9 @@ from planish import plan_probe
 from planish.cli import app
 from planish.errors import InputError
 from planish.model import memory_shape
+from planish.model.chat import Chat
 from planish.recipe import Recipe
+from planish.rows import Message
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +110,47 @@ def test_t7_what_a_probe_measured_corrects_later_plans(tiny: Path, tmp_path: Pat
     assert again.estimate.bytes("activations") == pytest.approx(2 * one.estimate.bytes("activations"))
     assert planning.plan(Recipe.load(recipe(tmp_path, tiny)), here)[0].factor is None
     assert planning.compared(0, None, peak).predicted is None
+
+
+@pytest.mark.parametrize("lambda_on", [0.5, 0.6])
+def test_t7_a_teacher_and_a_rollout_are_planned(tiny: Path, tmp_path: Path, lambda_on: float) -> None:
+    """A teacher of width 64 (FFN 192) beside the student of width 48 (2 layers, KV width 24, 512 tokens), fp32; rows become their prompt, 8 sampled tokens and an end.
+
+    Of 4 rows a step the student writes at most 2 (of .6: 3), all padded to the longest: keys and values 2 x 2 layers x 24 x 4 B a token. The teacher: 4 B a weight;
+    (4 x 64 + 3 x 192) x 4 B a token; 64 x 4 B and 8 x 512 x 4 B a scored row. kd from a capture has neither."""
+    teacher = make_tiny(tmp_path / "teacher", hidden=64)
+    weights = sum(array.size for array in load_file(teacher / "model.safetensors").values())
+    path = recipe(
+        tmp_path, tiny, f"{{objective: {{on_policy_kd: {{teacher: teacher, lambda_on: {lambda_on}, max_new_tokens: 8}}}}, precision: fp32, batch_size: 4}}"
+    )
+    loaded = Recipe.load(path)
+    one = planning.plan(loaded, planning.machine(None, "24GB"))[0]
+    chat = Chat.load(tiny)
+    lengths = [len(chat.prompt((Message(role="user", content=f"is the phone {n} good"),))) + 9 for n in range(12)]
+    length = math.ceil(sum(lengths) / 12)
+    scored = math.ceil(length * 12 * 9 / sum(lengths))
+    assert (one.setup.micro, one.setup.length, one.setup.scored) == (4, length, scored)
+    at_once = {0.5: 2, 0.6: 3}[lambda_on]
+    assert one.estimate.bytes("kv") == at_once * max(lengths) * 2 * 2 * 24 * 4
+    assert one.estimate.bytes("beside") == 4 * weights
+    assert one.estimate.bytes("asked") == 4 * length * (4 * 64 + 3 * 192) * 4 + 4 * scored * 64 * 4 + 8 * 4 * scored * 512 * 4
+    shown = planning.text([one])
+    assert all(f"  {name} " in shown for name in ("beside", "asked", "kv"))
+    captured = planning.plan(Recipe.load(recipe(tmp_path, tiny, "{objective: {kd: {capture: held}}, precision: fp32, batch_size: 4}")), one.machine)[0]
+    plain = planning.plan(Recipe.load(recipe(tmp_path, tiny)), one.machine)[0]
+    assert captured.estimate == plain.estimate
+    peak = plan_probe.Peak(process=1e5, loading=1e6, steps=1e8)
+    assert planning.compared(0, one, peak).predicted == pytest.approx(
+        1e5 + sum(term.bytes for term in one.estimate.terms if term.name not in ("process", *BROUGHT))
+    )
+
+
+BROUGHT = ("beside", "asked", "kv")
+
+
+def test_a_teacher_that_is_not_there_cannot_be_planned(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        planning.plan(Recipe.load(recipe(tmp_path, tiny, "{objective: {on_policy_kd: {teacher: nowhere}}}")), planning.machine(None, "24GB"))
 
 
 @pytest.mark.slow

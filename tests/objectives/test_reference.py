@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import make_tiny
 from tests.model.runs import adapted, plan
 from tests.objectives.answers import PAIRS, scored
 
@@ -65,6 +66,18 @@ def test_a_start_that_is_part_of_the_weights_stays(start: str, tiny: Path, tmp_p
     rows = sequences(tiny)
     values = StartingModel(model, BASE, tmp_path / "r", "fp32")(rows)
     assert values == pytest.approx([plain(load(tiny, "fp32"), row) for row in rows], abs=1e-3)
+
+
+def test_a_loftq_start_is_the_reference_itself(tmp_path: Path) -> None:
+    """LoftQ's adapter holds what 4 bits lost of the base and is not zero at the start: switched off, another model than the one training starts from would speak."""
+    pytest.importorskip("bitsandbytes")
+    wide = make_tiny(tmp_path / "wide", hidden=128, tied=False)
+    model, rows = lora.attach(load(wide, "fp32", four_bit=True), r=4, init="loftq"), sequences(wide)
+    values = StartingModel(model, BASE, tmp_path / "r", "fp32")(rows)
+    assert values == pytest.approx([plain(model, row) for row in rows], abs=1e-3)
+    with model.disable_adapter():
+        off = [plain(model, row) for row in rows]
+    assert max(abs(one - other) for one, other in zip(values, off, strict=True)) > 1e-2
 
 
 def test_they_are_kept_by_content(tiny: Path, tmp_path: Path) -> None:

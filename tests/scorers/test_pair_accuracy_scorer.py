@@ -42,7 +42,20 @@ def test_it_is_the_accuracy_of_the_evidence() -> None:
     assert pair_accuracy.metrics(scores, (), resamples=100)["accuracy"].value == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("answer", [None, "yes", (-1.0, -2.0), (-1.0, -2.0, 0.5, -1.0), (float("nan"), -1.0, -1.0, -1.0)])
+def test_p4_a_reward_models_rewards() -> None:
+    """MISSION P4 Ex: a difference of 1 is P = .731, right; none is .5, half right. There is no likelihood to report. Three words against one: 2 longer."""
+    long = _sample(0).model_copy(update={"pair": ((Message(role="assistant", content="yes it is"),), PAIR[1])})
+    right, tie = pair_accuracy.score(long, (1.5, 0.5)), pair_accuracy.score(_sample(1), (0.2, 0.2))
+    assert (right.value, right.detail["probability"], right.detail["longer"]) == (1.0, pytest.approx(0.731, abs=5e-4), 2.0)
+    assert (tie.value, tie.detail["probability"]) == (0.5, 0.5)
+    found = pair_accuracy.metrics([right, tie], (), resamples=100)
+    assert found.keys() == {"accuracy", "margin"}
+    assert (found["accuracy"].value, found["margin"].value) == (0.75, 0.5)
+    with pytest.raises(InputError, match="its rewards are nan"):
+        pair_accuracy.score(_sample(0), (float("nan"), 1.0))
+
+
+@pytest.mark.parametrize("answer", [None, "yes", (-1.0, -2.0, -3.0), (-1.0, -2.0, 0.5, -1.0), (float("nan"), -1.0, -1.0, -1.0)])
 def test_what_are_no_log_probabilities_is_refused(answer: object) -> None:
     with pytest.raises(InputError, match="r0"):
         pair_accuracy.score(_sample(0), answer)  # type: ignore[arg-type]

@@ -125,16 +125,47 @@ def test_z11_a_trimmed_vocabulary_is_asked_in_its_own_ids(home: Path) -> None:
 
 
 @pytest.mark.slow
+def test_z10_a_model_with_a_trimmed_vocabulary_learns_from_the_uncut_one_in_its_words(home: Path) -> None:
+    """Trimming is exact on kept tokens, so the uncut model with the trimmed vocabulary alone is asked: its ids are those of the cut one, and `target` counts both removals."""
+    recover = "{objective: {kd: {capture: unpruned}}, adapter: full, learning_rate: 1e-3, max_steps: 2, batch_size: 8, validations: 1, checkpoints: 1, precision: fp32}"
+    _, report = told(compressed(home, f"{{export: [{{gguf: {{quant: F16}}}}], prune: [{{vocabulary: 300, target: 90%, recover: {recover}}}]}}"))
+    [variant] = report["variants"]
+    [step] = variant["steps"]
+    assert step["removal"]["vocabulary"] == 300
+    assert step["removal"]["channels"] > 0
+    assert 0.1 <= step["share"] < 0.11
+    assert {"damage", "regained", "retained"} <= variant["recovery"].keys()
+    [spoken] = [path for path in (home / "work").rglob("uncut") if path.is_dir()]
+    assert (spoken / "vocabulary_map.json").read_bytes() == (spoken.parent / "1" / "cut" / "vocabulary_map.json").read_bytes()
+    asked = read_json(spoken.parent / "1" / "capture" / "manifest.json")
+    assert asked["tokenizer"] == Chat.load(spoken).tokenizer_hash
+
+
+@pytest.mark.slow
 def test_w6_a_merged_entry_says_which_skill_survived(home: Path) -> None:
-    """The tuned model and another of its base by TIES: a file of it, and the table of the merge and its parents on this gold set and on general text."""
-    compress = '{export: [{gguf: {quant: F16}}], merge: [{models: [sister], density: 0.5}], gate: ["size_ratio < 9"]}'
-    folder, report = told(compressed(home, compress, general="[chat_exchanges]"))
+    """The tuned model and another of its base by TIES: a file of it, and the table of merge, parents and base on this gold set, on the sister's own, and on general text."""
+    other = "recipe: 1\nmodel: model\ndata: {path: other.jsonl, labels: [good, bad], split: {gold: 0.5}}\nevaluate: {scorers: [label]}\n"
+    lines = [{"text": f"screen {hashlib.sha256(str(index).encode()).hexdigest()[:9]}", "label": ("good", "bad")[index % 3 == 0]} for index in range(60)]
+    (home / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (home / "sister.yaml").write_text(other, encoding="utf-8")
+    compress = '{export: [{gguf: {quant: F16}}], merge: [{models: [{path: sister, task: sister.yaml}], method: ties, density: 0.5}], gate: ["size_ratio < 9"]}'
+    outcome = compressed(home, compress, general="[chat_exchanges]")
+    folder, report = told(outcome)
     assert [file["file"] for file in report["files"]] == ["model-F16.gguf", "merged-1/model-F16.gguf"]
     [variant] = report["variants"]
     table = {line["task"]: line for line in variant["verdict"]["table"]}
-    assert table["this task"]["owner"] == "tuned"
-    assert table["this task"]["parents"].keys() == {"tuned", "sister"}
-    assert table["general ability"]["parents"].keys() == {"tuned", "sister"}
+    assert {name: line["owner"] for name, line in table.items()} == {"this task": "tuned", "task of sister": "sister", "general ability": None}
+    for line in table.values():
+        assert line["parents"].keys() == {"tuned", "sister", "base"}
+    assert table["task of sister"]["n"] == 30
+    assert table["general ability"]["against"] == "base"
+    assert "Against the base: " in variant["verdict"]["sentence"]
+    assert outcome.stages["evaluate"].folder is not None
+    [tuned_report] = read_reports(outcome.stages["evaluate"].folder).values()
+    assert table["this task"]["parents"]["tuned"] == tuned_report.metrics[table["this task"]["metric"]].value
+    shown = "\n".join(package.package_lines(findings.gather(home / "work", outcome.run_id)))
+    assert "  task of sister (" in shown
+    assert "survive" in shown
     assert report["equal_size"] == []
     assert report["files"][1]["figures"]["kl"]["value"] > 0.001
     assert (folder / "merged-1" / "model-F16.gguf").is_file()
@@ -145,12 +176,13 @@ def test_w6_a_merged_entry_says_which_skill_survived(home: Path) -> None:
     [
         ("{prune: [{layers: 1}]}", "held against quantisation at equal size"),
         ("{export: [gguf], prune: [{layers: 1, recover: {objective: sft, adapter: prefix}}]}", "stays beside its base"),
-        ("{export: [gguf], prune: [{vocabulary: 300, recover: {objective: {kd: {capture: unpruned}}}}]}", "ids of its own"),
         ("{export: [gguf], prune: [{channels: 3, by: influence}]}", "influence scores layers alone"),
         ("{export: [gguf], prune: [{target: 50%, latency: 3 ms}]}", "keep one"),
         ("{export: [gguf], prune: [{by: gradient}]}", "nothing would be removed"),
         ("{merge: [{models: [sister]}]}", "no file would be made"),
         ("{export: [gguf], merge: [{models: [nowhere]}]}", "is no folder"),
+        ("{export: [gguf], merge: [{models: [{path: sister, task: nowhere.yaml}]}]}", "the task nowhere.yaml is no file"),
+        ("{export: [gguf], merge: [{models: [{path: sister, task: rows.jsonl}]}]}", "is not YAML"),
         ("{export: [gguf], merge: [{models: [sister], method: tise}]}", 'did you mean "ties"'),
         ("{export: [gguf], merge: [{models: [sister], t: 0.5}]}", "ties has no t"),
     ],

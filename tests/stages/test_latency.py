@@ -21,7 +21,7 @@ from planish.stages._prune import Removal
 
 def clock(config: Mapping[str, Any]) -> float:
     """1 ms, 2 ms a layer, and 10 us a channel of the MLP of each."""
-    return 1e-3 + config["num_hidden_layers"] * (2e-3 + 1e-5 * config["intermediate_size"])
+    return 1e-3 + float(config["num_hidden_layers"] * (2e-3 + 1e-5 * config["intermediate_size"]))
 
 
 def test_z9_as_few_units_go_as_meet_the_target(tiny: Path) -> None:
@@ -35,6 +35,14 @@ def test_z9_as_few_units_go_as_meet_the_target(tiny: Path) -> None:
     assert "threads" in timed.how
     one, _ = to_latency(Source(tiny), "200 tokens/s", "layers", Removal(), clock)
     assert one.layers == 1  # 5 ms a token: one layer is 4.44
+
+
+def test_a_step_is_timed_with_the_vocabulary_that_is_left(tiny: Path) -> None:
+    """10 us an id of 512: 7.88 + 5.12 = 13 ms; 300 ids are 10.88 ms, and 10 ms needs 2 x .01 c = .88 less, as above."""
+    removal, timed = to_latency(Source(tiny), "10 ms", "channels", Removal(vocabulary=300), lambda config: clock(config) + 1e-5 * config["vocab_size"])
+    assert removal.channels in (44, 45)
+    assert removal.vocabulary == 300
+    assert timed.before == pytest.approx(10.88)
 
 
 def test_z9_bad_an_impossible_latency_is_refused_with_the_nearest(tiny: Path) -> None:

@@ -225,7 +225,9 @@ def test_memory_is_planned_with_the_teacher_and_the_longest_samples(home: Path, 
     from safetensors.numpy import load_file
 
     from planish.model import memory
+    from planish.model.chat import Chat
     from planish.recipe import TrainSection
+    from planish.rows import Message
     from planish.stages._within_memory import expect
 
     def of(name: str, objective: str) -> Any:
@@ -233,10 +235,14 @@ def test_memory_is_planned_with_the_teacher_and_the_longest_samples(home: Path, 
         section = TrainSection.model_validate(at.section)
         return expect(section, Path(at.base), _ready.read_rows(at), "cpu")
 
+    chat = Chat.load(home / "model")
     weights = sum(array.size for array in load_file(home / "teacher" / "model.safetensors").values())
     plain = of("planned-kd", "kd: {capture: held}")
     beside = of("planned", "on_policy_kd: {teacher: teacher, max_new_tokens: 50}")
     assert memory.estimate(beside.shape, beside.setup).bytes("beside") == 4 * weights
     assert memory.estimate(plain.shape, plain.setup).bytes("beside") == 0
     assert beside.setup.scored == 51
+    # of 8 rows a step the student writes 4: prompts of "the phone 80" and 50 tokens with an end, 2 layers x 2 x 16 values (2 heads of 8) x 4 B
+    longest = max(len(chat.prompt((Message(role="user", content=row["messages"][0]["content"]),))) for row in ROWS) + 51
+    assert 4 * (longest - 2) * 2 * 2 * 16 * 4 <= memory.estimate(beside.shape, beside.setup).bytes("kv") <= 4 * longest * 2 * 2 * 16 * 4
     assert of("planned-zero", "on_policy_kd: {teacher: teacher, capture: held, lambda_on: 0}").setup == plain.setup

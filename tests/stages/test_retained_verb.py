@@ -81,3 +81,17 @@ def test_every_name_that_is_neither_a_file_nor_a_run_is_told_at_once(home: tuple
     assert "prompt" in refused.value.problems[2].fix
     with pytest.raises(InputError, match="there are no runs"):
         retained.judge("a", "b", "c", "label.accuracy", workspace=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("curve", "why"), [(None, "cannot be read"), ("not json\n", "curve.jsonl:1 is no step"), ('{"step": 1}\n[]\n', "curve.jsonl:2 is no step")]
+)
+def test_a_curve_that_is_none_is_refused_with_its_line(home: tuple[Path, list[str]], tmp_path: Path, curve: str | None, why: str) -> None:
+    folder, (student, control) = home
+    path = tmp_path / "curve.jsonl"
+    if curve is not None:
+        path.write_text(curve, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        retained.judge(student, f"{student}:prompt", control, "label.accuracy", curve=path, workspace=folder / "work")
+    [problem] = refused.value.problems
+    assert why in f"{problem.where} {problem.why}"

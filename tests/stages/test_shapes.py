@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from planish.data import dataset, gold, task
 from planish.errors import InputError
 from planish.model import precision
 from planish.model.chat import Chat
-from planish.recipe import DecodingSection, Recipe
+from planish.model.class_head import class_logits
+from planish.model.preference import continuations
+from planish.model.trained import open_trained
+from planish.progress import Terminal
+from planish.recipe import DecodingSection, Recipe, TrainSection
 from planish.scores import EvalReport
 from planish.stages._context import read_json, read_reports
 from planish.stages._deployment import live
@@ -158,6 +163,51 @@ def test_e1_preference_accuracy_of_the_base_is_chance_and_training_moves_it(mode
     assert found["prompt"].metrics["pair_accuracy.accuracy"].value == 0.5
     assert all(score.value == 0.5 for score in found["prompt"].scores)
     assert found["lora"].metrics["pair_accuracy.accuracy"].value > 0.8
+
+
+def test_p4_a_reward_model_is_judged_by_its_own_rewards(model: Path, tmp_path: Path) -> None:
+    """MISSION P4: of held-out pairs, what the head says of both whole answers, not what the text model below it says; with calibration, the correlation with length, and
+    whether it may be used. The reward of each gold pair is that of the loaded model, asked by itself."""
+    recipe = _recipe(tmp_path, model, "preference")
+    section = {**recipe.train[0].model_dump(), "objective": "reward", "adapter": {"head": {"kind": "reward", "unfreeze": 1}}, "max_steps": 20}
+    outcome = pipeline.run(recipe.model_copy(update={"train": [TrainSection.model_validate(section)]}), workspace=tmp_path / "space", until="gate")
+    folder = {stage: one.folder for stage, one in outcome.stages.items() if one.folder is not None}
+    [found] = read_reports(folder["evaluate"]).values()
+    said = read_json(folder["evaluate"] / "reward.json")
+    assert found.metrics["pair_accuracy.accuracy"].value == said["accuracy"]["value"] > 0.8
+    assert "pair_accuracy.likelihood_accuracy" not in found.metrics
+    assert said["usable"] is True
+    assert 0 <= said["calibration"] <= 1
+    rewarded, chat = open_trained(model, folder["train"], "fp32"), Chat.load(model)
+    sample = gold.read(dataset.read(folder["prepare"]).gold_path).samples[0]
+    assert sample.pair is not None
+    rows = [sequence.ids for sequence in continuations(sample.messages, sample.pair, chat)]
+    better, worse = (float(class_logits(rewarded, [row], "fp32").detach()) for row in rows)
+    score = next(score for score in found.scores if score.id == sample.id)
+    assert score.detail["margin"] == pytest.approx(better - worse, abs=1e-4)
+    assert score.detail["probability"] == pytest.approx(1 / (1 + math.exp(worse - better)), abs=1e-4)
+    assert score.detail["longer"] == len(sample.pair[0][0].content.split()) - len(sample.pair[1][0].content.split())
+    assert read_reports(folder["baseline"])["prompt"].metrics["pair_accuracy.accuracy"].value == 0.5
+    assert read_json(folder["gate"] / "verdict.json")["decision"] == "ship"  # its interval lies above .5, which the base has
+
+
+def test_p4_a_reward_that_learned_nothing_cannot_be_used(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MISSION P4 Bad: what is chosen in one row is rejected in the next, so that no reward holds: an interval that covers .5, and the gate refuses it."""
+    rows = [
+        {"prompt": f"how is phone {n}?", **dict(zip(("chosen", "rejected")[:: 1 - 2 * (n // 2 % 2)], ("it is good", "bad bad bad"), strict=True))}
+        for n in range(144)
+    ]
+    recipe = _recipe(tmp_path, model, "preference", rows=rows)
+    section = {**recipe.train[0].model_dump(), "objective": "reward", "adapter": {"head": {"kind": "reward"}}}
+    tried = recipe.model_copy(update={"train": [TrainSection.model_validate(section)]})
+    outcome = pipeline.run(tried, workspace=tmp_path / "space", until="gate", progress=Terminal())
+    folder = outcome.stages["evaluate"].folder
+    assert folder is not None
+    said = read_json(folder / "reward.json")
+    assert said["accuracy"]["low"] < 0.5
+    assert said["usable"] is False
+    assert "CANNOT BE USED" in capsys.readouterr().err
+    assert outcome.exit_code == 3
 
 
 def test_e1_bad_references_are_refused_before_anything_is_asked(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +160,22 @@ def test_a_size_target_takes_the_fewest_units(four: Path) -> None:
         to_target(source, 1000, "channels", Removal())
     with pytest.raises(InputError, match="already"):
         to_target(source, total, "channels", Removal())
+
+
+def test_a_trimmed_vocabulary_counts_towards_a_target(four: Path) -> None:
+    """512 - 300 ids of 48 values are 10,176 parameters: of 12,000 they leave 1,824, which is 4 channels of 576; 10,000 are met by them alone."""
+    source = Source(four)
+    total = sum(entry.size for entry in source.entries.values())
+    assert to_target(source, total - 12_000, "channels", Removal(vocabulary=300)) == Removal(channels=4, vocabulary=300)
+    with pytest.raises(InputError, match="already without channels"):
+        to_target(source, total - 10_000, "channels", Removal(vocabulary=300))
+
+
+def test_a_fifth_of_smollm2_with_the_vocabulary_first() -> None:
+    """40,960 ids of 576 are 23,592,960 parameters (17.5 %); of 20 %, 26,903,002, they leave 3,310,042, and a channel of 30 layers is 30 * 3 * 576 = 51,840: 64 of them."""
+    entries = smollm2()
+    source: Any = SimpleNamespace(entries=entries, units=units_of(SMOLLM2, entries, "smollm2"))
+    assert to_target(source, 134_515_008 * 80 // 100, "channels", Removal(vocabulary=8192)) == Removal(channels=64, vocabulary=8192)
 
 
 def test_more_than_a_third_warns_and_nothing_is_refused(four: Path) -> None:

@@ -16,7 +16,7 @@ from planish.model.cut_folder import Source
 from planish.model.units import Cut, layout, parameters, units_of, whole
 from planish.model.vocabulary import MAP, Vocabulary, fertility, with_new_ids
 from planish.shelf import call
-from planish.stages._prune import Removal, prune, trim
+from planish.stages._prune import Removal, cut_of, prune, trim
 
 TEXTS = ["<|im_start|>user\nthe phone is good<|im_end|>\n", "the sound is bad", "negative sentence"]
 OTHER = ["neutral positive review", "positive positive positive"]
@@ -63,6 +63,14 @@ def test_ids_in_the_configurations_move_with_their_tokens(tiny: Path, trimmed: P
     assert config.eos_token_id == generation.eos_token_id == new.convert_tokens_to_ids("<|im_end|>")
     assert new.chat_template == AutoTokenizer.from_pretrained(tiny).chat_template
     assert with_new_ids({"eos_token_id": [7, 3], "top_k": 7}, [3, 7]) == {"eos_token_id": [1, 0], "top_k": 7}
+
+
+def test_what_is_cut_after_the_vocabulary_keeps_its_map(trimmed: Path, tmp_path: Path) -> None:
+    """Its ids are still those of the trimmed vocabulary, so distillation and speculation need the map (MISSION Z11); so does a plain folder made of it for others."""
+    source, removal = Source(trimmed), Removal(layers=1)
+    prune(source, cut_of(source.units, removal, {"layers": None}), removal, tmp_path / "out")
+    made = call("exporters", "safetensors", "export", {})(tmp_path / "out", tmp_path / "package")
+    assert (tmp_path / "package" / made.file / MAP).read_bytes() == (tmp_path / "out" / MAP).read_bytes() == (trimmed / MAP).read_bytes()
 
 
 def test_the_merge_closure_by_hand(tiny: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a model says of answers it is shown: ln p of every scored token, prompts that several of them share computed once (MISSION E1)."""
+"""What a model says of answers it is shown: ln p of every scored token, prompts that several of them share computed once; of a reward model its reward (MISSION E1, P4)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from planish.data.tree import Sequence, pack
 from planish.errors import InputError, Problem
 from planish.model.asker import References
 from planish.model.chat import Chat, Refused
+from planish.model.head_engine import classify, rates
 from planish.model.layout import shares_prefixes
 from planish.model.policy import score
 from planish.model.preference import continuations
@@ -38,8 +39,22 @@ class Shown:
         """One for each sample. Raises InputError naming every sample that the template cannot write, or the context cannot hold, before the model is asked."""
         wanted = [self._answers(sample) for sample in samples]
         rows = self._sequences(samples, wanted)
+        if rates(self.model):
+            return self._rated(samples, rows)
         said = iter(log_probs(self.model, [row for each in rows for row in each], self.precision))
         return [self._told([next(said) for _ in each]) for each in rows]
+
+    def _rated(self, samples: Seq[Sample], rows: Seq[list[Sequence]]) -> list[References]:
+        """Of a model whose head was trained and whose text is the base's: its word on both answers of a pair, each read to its end. It tells nothing else."""
+        paired = [place for place, sample in enumerate(samples) if sample.pair is not None and "pair_log_probabilities" in self.reads]
+        found = [References()] * len(rows)
+        if not paired:
+            return found
+        answers = [row.ids for place in paired for row in rows[place][-2:]]
+        said = classify(self.model, answers, self.precision, next(self.model.parameters()).device)[:, 0].tolist()
+        for place, better, worse in zip(paired, said[0::2], said[1::2], strict=True):
+            found[place] = References(rewards=(better, worse))
+        return found
 
     def _answers(self, sample: Sample) -> list[tuple[Message, ...]]:
         target = [(Message(role="assistant", content=sample.target),)] if "log_probabilities" in self.reads else []

@@ -26,11 +26,12 @@ CHOICES_AT_ONCE, ANSWERS_AT_ONCE = 64, 32
 class References(NamedTuple):
     """What a model says of a sample's own reference answers. `log_probs`: ln p of each token of its target, the end of the turn with them.
 
-    `pair`: ln p of its better and of its worse continuation, summed over tokens.
+    `pair`: ln p of its better and of its worse continuation, summed over tokens; of a reward model `rewards`, what its head says of both.
     """
 
     log_probs: tuple[float, ...] | None = None
     pair: tuple[float, float] | None = None
+    rewards: tuple[float, float] | None = None
 
 
 class Answer(NamedTuple):

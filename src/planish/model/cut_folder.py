@@ -27,6 +27,7 @@ CARRIED = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "vocabulary_map.json",
 )
 """What goes with the weights as it is."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from planish.model import memory, memory_shape, oom_ladder, precision
+from planish import shelf
+from planish.errors import InputError
+from planish.model import batched, memory, memory_shape, oom_ladder, precision
 from planish.model.memory import Setup, Shape
 from planish.recipe import TrainSection
 
@@ -52,3 +54,37 @@ def setup_of(section: TrainSection, own: memory_shape.Trained | None, micro: tup
         rank=int(options.get("r", oom_ladder.LORA_RANK)) if section.adapter.name in ("lora", "dora") else None,
         device=device,
     )
+
+
+def brought(setup: Setup, section: TrainSection, longest: int) -> Setup:
+    """The setup with what the entry's objective brings: a frozen model that its loss asks, and the keys and values of the rows that the student writes at once.
+
+    `longest` are the tokens of the longest row as a rollout may make it: rows that are written together are padded to it. Names of models must be found from here.
+    """
+    name, options = section.objective.name, section.objective.options
+    module = shelf.find("objectives", name).load()
+    folder: Path | None = shelf.call("objectives", name, "beside", options)() if hasattr(module, "beside") else None
+    if folder is not None:
+        parameters, hidden, ffn = _frozen(folder)
+        setup = replace(setup, beside=parameters, beside_hidden=hidden, beside_ffn=ffn)
+    rows, answer = sampled(section)
+    at_once = min(rows, batched.ROWS, max(1, batched.TOKENS // longest)) if answer else 0
+    return replace(setup, rollout_tokens=at_once * longest)
+
+
+def sampled(section: TrainSection) -> tuple[int, int]:
+    """How many rows of a step the student writes at most, and tokens of an answer at most with its end; nothing where it writes none."""
+    name, options = section.objective.name, section.objective.options
+    if not hasattr(shelf.find("objectives", name).load(), "sampled"):
+        return 0, 0
+    found: tuple[int, int] = shelf.call("objectives", name, "sampled", options)(section.batch_size)
+    return found
+
+
+def _frozen(folder: Path) -> tuple[int, int, int]:
+    """Parameters, width and FFN width of a frozen model; of an architecture whose layers are not known, its parameters and no widths."""
+    try:
+        shape, _ = memory_shape.read(folder)
+    except InputError:
+        return sum(parameter.numel() for parameter in memory_shape.empty(folder).parameters()), 0, 0
+    return shape.parameters, shape.hidden, shape.ffn

@@ -27,6 +27,11 @@ def has_head(model: nn.Module) -> bool:
     return getattr(base_of(model), "class_head", None) is not None
 
 
+def rates(model: nn.Module) -> bool:
+    """Whether a model is a reward model: its head says of an answer how good it is."""
+    return has_head(model) and (description(model) or {}).get("kind") == "reward"
+
+
 @torch.inference_mode()
 def classify(model: nn.Module, prompts: Seq[Seq[int]], precision: str, device: torch.device | str = "cpu") -> torch.Tensor:
     """The head's word on every prompt, (N, classes) or (N, 1), in fp32. The prompts' shared prefixes are computed once, and as many at a time as fit a micro-batch."""
@@ -66,7 +71,9 @@ class HeadEngine:
             absent = [text for text, option in zip(texts, options, strict=True) if tuple(option) not in classes]
             problems = [Problem("label", f'the head has no class "{text}"', fix) for text in absent]
         else:
-            problems = [Problem("adapter.head", f"a {self.kind} head rates answers and chooses no label", "use it with best-of-n")]
+            problems = [
+                Problem("adapter.head", f"a {self.kind} head rates answers and chooses no label", "score it on pairs: evaluate.scorers: [pair_accuracy]")
+            ]
         if problems:
             raise InputError(*problems)
         said = classify(self.model, prompts, self.precision, self.device)

@@ -26,8 +26,15 @@ CHUNK_COPIES = {True: 2, False: 4}
 """Tensors of a chunk's size at the worst moment. Frozen head: logits and their slopes. Trained one: also the copy that its backward pass computes again, and its product."""
 EIGHT_BIT_MOMENTS = 2 * (1 + 4 / 256)
 """Two 8-bit moments with an fp32 scale per 256 values (arXiv 2110.02861)."""
+ASKED_COPIES = 8
+"""The same of a frozen model that the loss asks, beside those: its logits, both log-probabilities, both probabilities and what the divergence makes of them. Counted with
+the profiler on CPU: 7, with jsd 8."""
+ASKED_LAYER = (4, 3)
+"""Values that a frozen model holds a token while it reads, as (a, b) in a x H + b x FFN: one layer's, nothing is kept. Counted so on four random llamas; the fit is within 5 %."""
 PROCESS = {"cpu": 0.55e9, "cuda": 0.6e9}
 """Resident before a model is loaded: the interpreter with torch, transformers and PEFT (measured: 0.55 GB here), or a CUDA context (typical)."""
+FLUID = ("activations", "logits", "temporary", "asked")
+"""Terms that are not weights and their state: what a probe corrects, and what the error bar is a share of."""
 ERROR = 0.25
 """Upper error of what is not weights and their state, as a share of it: on a GPU, and on a CPU where a probe has run."""
 HEAP = 1.2
@@ -88,8 +95,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Setup:
-    """What is to be trained and how. A micro-batch holds `micro` rows of `length` tokens, of which `scored` a row are trained; `trainable` counts trained parameters,
-    `beside` those of frozen models that the loss asks."""
+    """What is to be trained and how. A micro-batch holds `micro` rows of `length` tokens, of which `scored` a row are trained; `trainable` counts trained parameters.
+
+    `beside` counts those of a frozen model that the loss asks, `beside_hidden` and `beside_ffn` are its widths; `rollout_tokens` have their keys and values held at once.
+    """
 
     technique: str
     trainable: int
@@ -105,6 +114,8 @@ class Setup:
     rank: int | None = None
     rollout_tokens: int = 0
     beside: int = 0
+    beside_hidden: int = 0
+    beside_ffn: int = 0
     account: Account = "ours"
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -159,7 +170,7 @@ class Estimate:
 
 def estimate(shape: Shape, setup: Setup, *, factor: float | None = None) -> Estimate:
     """Peak bytes of a training step, term by term. `factor` is what a probe on this machine measured over what was predicted, for activations, logits and temporaries."""
-    fluid = [_activations(shape, setup), _logits(shape, setup), _temporary(shape, setup)]
+    fluid = [_activations(shape, setup), _logits(shape, setup), _temporary(shape, setup), _asked(shape, setup)]
     fluid = [replace(term, bytes=term.bytes * (factor or 1.0)) for term in fluid]
     error = HEAP if setup.device == "cpu" and factor is None else ERROR
     kv = setup.rollout_tokens * kv_bytes(shape, WIDTH[setup.precision])
@@ -189,6 +200,11 @@ def logit_bytes(rows: int, vocabulary: int) -> float:
 def kv_bytes(shape: Shape, width: int) -> int:
     """Keys and values that a rollout keeps a token."""
     return 2 * shape.layers * shape.kv_width * width
+
+
+def alone(setup: Setup) -> Setup:
+    """The setup without what its objective brings: the frozen model and the rollout."""
+    return replace(setup, beside=0, beside_hidden=0, beside_ffn=0, rollout_tokens=0)
 
 
 def textbook_activations(tokens: int, hidden: int, layers: int, *, checkpointed: bool = False) -> float:
@@ -256,10 +272,27 @@ def _logits(shape: Shape, setup: Setup) -> Term:
     rows = setup.micro * setup.scored
     if not setup.chunked:
         return Term("logits", logit_bytes(setup.tokens, shape.vocabulary), f"{setup.tokens:,} tokens x {shape.vocabulary:,} x 4 B")
-    chunk = min(rows, max(32, CHUNK_BYTES // (4 * shape.vocabulary) // 32 * 32))
+    chunk = _chunk(shape, rows)
     copies = CHUNK_COPIES[setup.technique != "full"]
     total = copies * logit_bytes(chunk, shape.vocabulary) + rows * shape.hidden * 4
     return Term("logits", total, f"{copies} x {chunk:,} rows x {shape.vocabulary:,} x 4 B + {rows:,} x {shape.hidden} x 4 B")
+
+
+def _asked(shape: Shape, setup: Setup) -> Term:
+    """What the frozen model holds while it reads the micro-batch, its last hidden states of the scored rows, and its part of a chunk of logits."""
+    rows, width = setup.micro * setup.scored, WIDTH[setup.precision]
+    layer = ASKED_LAYER[0] * setup.beside_hidden + ASKED_LAYER[1] * setup.beside_ffn
+    if not layer:
+        return Term("asked", 0, "")
+    chunk = _chunk(shape, rows)
+    total = setup.tokens * layer * width + rows * setup.beside_hidden * width + ASKED_COPIES * logit_bytes(chunk, shape.vocabulary)
+    formula = f"{setup.tokens:,} tokens x {layer:,} x {width} B + {rows:,} rows x {setup.beside_hidden} x {width} B"
+    return Term("asked", total, f"{formula} + {ASKED_COPIES} x {chunk:,} rows x {shape.vocabulary:,} x 4 B")
+
+
+def _chunk(shape: Shape, rows: int) -> int:
+    """Rows whose logits exist at a time."""
+    return min(rows, max(32, CHUNK_BYTES // (4 * shape.vocabulary) // 32 * 32))
 
 
 def _temporary(shape: Shape, setup: Setup) -> Term:

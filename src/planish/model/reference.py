@@ -1,7 +1,7 @@
 """Reference log-probabilities: what the model that training starts from says of each sequence, computed once and kept by content, never by a second model (MISSION P2).
 
 Called before the first step, so that the model at hand is the reference: with a fresh adapter it is switched off and the base speaks; an adapter that goes on from an earlier
-stage, a residual start (PiSSA) or trained base weights are left as they start. A resumed run builds the same start before it loads its checkpoint.
+stage, a start that is not zero (PiSSA, LoftQ) or trained base weights are left as they start. A resumed run builds the same start before it loads its checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from planish.errors import Problem, RunFailed
 from planish.model.policy import score
 from planish.model.ranks import ALONE, Ranks
 from planish.model.reference_store import ReferenceStore
-from planish.model.residual_start import started
+from planish.model.residual_start import moves
 from planish.rows import content_hash
 
 AT_ONCE = 512
@@ -112,7 +112,7 @@ class StartingModel:
 
         if self.continued or not isinstance(self.model, PeftModel) or self.model.active_peft_config.is_prompt_learning:
             return False
-        return started(self.model) is None
+        return not moves(self.model)
 
 
 def _key(sequence: Sequence) -> str:

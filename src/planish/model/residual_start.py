@@ -26,6 +26,11 @@ def started(model: Any) -> dict[str, Tensor] | None:
     return found
 
 
+def moves(model: Any) -> bool:
+    """Whether the adapter is no mere zero before training: with it switched off, the model is not the one that training starts from."""
+    return started(model) is not None or getattr(base_of(model), "planish_moved", False)
+
+
 def as_plain(tensors: dict[str, Tensor], start: dict[str, Tensor], config: Any) -> tuple[dict[str, Tensor], Any]:
     """The saved tensors of an adapter and its configuration as a LoRA of twice the rank on the untouched base, with the same scale."""
     out: dict[str, Tensor] = {}
@@ -67,3 +72,4 @@ def from_quantisation_error(model: Any) -> None:
         with torch.no_grad():
             layer.lora_A["default"].weight.copy_(root[:, None] * v[:rank] / scale)
             layer.lora_B["default"].weight.copy_(u[:, :rank] * root / scale)
+    base_of(model).planish_moved = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +118,11 @@ def refusals(base: Path, *, teacher: str) -> list[Problem]:
 def beside(*, teacher: str, capture: str = "", lambda_on: float = 0.5, hidden_weight: float = 0.0) -> Path | None:
     """The folder of the teacher that must be in memory; none where every row has its teacher from the capture."""
     return None if capture and lambda_on == 0 and hidden_weight == 0 else bundled.locate(teacher)
+
+
+def sampled(rows: int, *, lambda_on: float = 0.5, max_new_tokens: int = 128) -> tuple[int, int]:
+    """Of a step's `rows`, how many the student writes at most, and the tokens of an answer at most with its end; nothing where it writes none."""
+    return (min(rows, ceil(lambda_on * rows)), max_new_tokens + 1) if lambda_on else (0, 0)
 
 
 def grown(examples: list[Example], *, lambda_on: float = 0.5, max_new_tokens: int = 128) -> list[Example]:

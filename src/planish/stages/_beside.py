@@ -8,7 +8,6 @@ from typing import Any
 
 from planish import shelf
 from planish.errors import InputError, Problem
-from planish.model import memory_shape
 from planish.model.example import Example
 from planish.model.rollout import Rollout, Student
 from planish.recipe import Recipe, TrainSection
@@ -33,15 +32,6 @@ def refusals_of_entry(recipe: Recipe, index: int, base: Path) -> list[Problem]:
     except InputError as missing:
         found = [Problem(f"train.objective.{recipe.train[index].objective.name}: {one.where}", one.why, one.fix) for one in missing.problems]
     return [Problem(problem.where.replace("train", f"train[{index}]", 1), problem.why, problem.fix) for problem in found]
-
-
-def parameters(section: TrainSection) -> int:
-    """Parameters of the frozen models that the objective's loss asks."""
-    name, options = section.objective.name, section.objective.options
-    if not hasattr(shelf.find("objectives", name).load(), "beside"):
-        return 0
-    folder: Path | None = shelf.call("objectives", name, "beside", options)()
-    return 0 if folder is None else sum(parameter.numel() for parameter in memory_shape.empty(folder).parameters())
 
 
 def grown(section: TrainSection, examples: list[Example]) -> list[Example]:

@@ -6,15 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from planish.errors import InputError, Problem
 from planish.model import step_time
 from planish.model.cut_folder import Source
 from planish.model.step_time import StepTime
 from planish.model.units import cut_config
-from planish.stages._prune import Removal, cut_of
+from planish.stages._prune import Removal, shape_of
 
 GRAIN = 64
 """The search stops at this part of the units: the clock is not finer."""
@@ -38,12 +35,11 @@ def to_latency(
     """
     units, target = source.units, milliseconds(given)
     most = {"layers": units.layers, "heads": units.groups, "channels": units.channels}[kind] - 1
-    blank: dict[str, Tensor | None] = {"layers": None, "heads": torch.zeros(units.layers, units.groups), "channels": torch.zeros(units.layers, units.channels)}
     found: dict[int, float] = {}
 
     def of(count: int) -> float:
         if count not in found:
-            cut = cut_of(units, removal.model_copy(update={kind: count}), blank)
+            cut = shape_of(units, removal.model_copy(update={kind: count}))
             found[count] = 1000 * (measured or step_time.step_seconds)(cut_config(source.config, units, cut))
         return found[count]
 

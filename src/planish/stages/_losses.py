@@ -9,6 +9,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from planish.data import dataset, languages
 from planish.errors import InputError, MissingExtra, Problem
@@ -91,13 +92,18 @@ def _languages(gold: Gold) -> dict[str, dict[str, str]]:
 
 def trained_sample(prepared: Path, count: int) -> Gold:
     """Training rows as they would be asked, `count` of them, chosen by the hash of their ids so that the same data gives the same rows."""
+    return sample(prepared, "train", count)
+
+
+def sample(prepared: Path, split: Literal["train", "validation"], count: int | None = None) -> Gold:
+    """Rows of a split as they would be asked, all of them or `count`; the hash is theirs, not the gold set's."""
     data = dataset.read(prepared)
-    usable = (row for row in data.rows("train") if row.shape in data.task.kind.rows)
-    chosen: list[Row] = heapq.nsmallest(count, usable, key=lambda row: hashlib.sha256(row.id.encode()).digest())
+    usable = [row for row in data.rows(split) if row.shape in data.task.kind.rows]
+    chosen: list[Row] = heapq.nsmallest(len(usable) if count is None else count, usable, key=lambda row: hashlib.sha256(row.id.encode()).digest())
     samples = []
     for row in chosen:
         messages, target, tools = data.task.asked(row)
         samples.append(Sample(id=row.id, messages=messages, target=target, tools=tools, group=row.group))
     texts = tuple(data.task.text_of(sample.messages[-1].content) for sample in samples)
     groups = {sample.id: sample.group for sample in samples if sample.group is not None}
-    return Gold(f"train {data.manifest.hashes[dataset.ROWS]}", data.task, tuple(samples), texts, groups or None)
+    return Gold(f"{split} {data.manifest.hashes[dataset.ROWS]}", data.task, tuple(samples), texts, groups or None)

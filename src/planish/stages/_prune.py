@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -82,18 +83,25 @@ def cut_of(units: Units, removal: Removal, scores: Scores) -> Cut:
     return cut
 
 
+def shape_of(units: Units, removal: Removal) -> Cut:
+    """A cut of as many units and ids as would go, whichever they are: for the size and the time of a model before anything is scored. Raises InputError as `cut_of` does."""
+    blank: dict[str, Tensor | None] = {"layers": None, "heads": torch.zeros(units.layers, units.groups), "channels": torch.zeros(units.layers, units.channels)}
+    cut = cut_of(units, removal, blank)
+    return cut if removal.vocabulary is None else replace(cut, vocabulary=tuple(range(min(removal.vocabulary, units.vocabulary))))
+
+
 def to_target(source: Source, target: int, kind: str, removal: Removal) -> Removal:
-    """`removal` with as many more of one kind (layers, heads, channels) as bring the model to `target` parameters or below. Raises InputError naming the smallest size."""
+    """`removal` with as many more of one kind (layers, heads, channels) as bring the model to `target` parameters or below; a trimmed vocabulary counts towards it.
+
+    Raises InputError naming the smallest size, and for a target that is met without any more."""
     units = source.units
     most = {"layers": units.layers, "heads": units.groups, "channels": units.channels}[kind] - 1
-    blank: dict[str, Tensor | None] = {"layers": None, "heads": torch.zeros(units.layers, units.groups), "channels": torch.zeros(units.layers, units.channels)}
 
     def size(count: int) -> int:
-        cut = cut_of(units, removal.model_copy(update={kind: count}), blank)
-        return parameters(layout(source.entries, units, cut))
+        return parameters(layout(source.entries, units, shape_of(units, removal.model_copy(update={kind: count}))))
 
     if size(0) <= target:
-        raise InputError(Problem("target", f"{size(0):,} parameters are there already, {target:,} is no less", "give a smaller target"))
+        raise InputError(Problem("target", f"{size(0):,} parameters are left already without {kind}, {target:,} is no less", "give a smaller target, or none"))
     if (least := size(most)) > target:
         raise InputError(
             Problem("target", f"with all {kind} gone but one, {least:,} parameters are left: {target:,} is impossible", "remove other units too, or distil")

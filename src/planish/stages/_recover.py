@@ -42,9 +42,6 @@ def refusals(recipe: Recipe, entry: PruneEntry, where: str, store: Store) -> lis
         found.append(Problem(f"{where}.adapter", f"{section.adapter.name} stays beside its base, and files are made of plain weights", "take full or lora"))
     if section.replay is not None or section.documents is not None:
         found.append(Problem(where, "recovery is trained on the rows of the task alone", "leave replay and documents out"))
-    if entry.vocabulary is not None and _from_parent(section):
-        why = "a trimmed vocabulary has ids of its own, and the uncut model speaks in the old ones"
-        found.append(Problem(f"{where}.objective", why, "train on labels: objective: sft"))
     try:
         train.preflight(recipe.model_copy(update={"train": [section]}), store)
     except InputError as refused:
@@ -53,9 +50,10 @@ def refusals(recipe: Recipe, entry: PruneEntry, where: str, store: Store) -> lis
 
 
 def recover(context: Context, section: TrainSection, cut: Path, uncut: Path, prepared: Path, work: Path, label: str) -> Path:
-    """A folder of whole weights, trained from those of `cut`; what is done in `work` is not done again. `uncut` is asked where the objective wants its word."""
+    """A folder of whole weights, trained from those of `cut`; what is done in `work` is not done again. `uncut` is asked where the objective wants its word,
+    and has the vocabulary of `cut`."""
     placed = _files.placed(context.recipe, section)
-    if _from_parent(section):
+    if from_parent(section):
         options = dict(section.objective.options)
         temperature = float(options.get("temperature", 2.0))
         asked = work / "capture"
@@ -123,5 +121,6 @@ def _rows(data: Dataset, chat: Chat) -> Iterator[tuple[str, Sequence]]:
             continue
 
 
-def _from_parent(section: TrainSection) -> bool:
+def from_parent(section: TrainSection) -> bool:
+    """Whether an entry learns from what the uncut model says."""
     return section.objective.options.get("capture") == UNPRUNED

@@ -104,6 +104,8 @@ def _shown(kind: str, answers: Sequence[Answer], base: BasePairs | None) -> list
     told = [answer.references for answer in answers]
     if kind == "log_probabilities":
         return None if any(one.log_probs is None for one in told) else [one.log_probs for one in told]
+    if told and all(one.rewards is not None for one in told):
+        return [one.rewards for one in told]  # a reward model's own; it is measured against no base
     if base is None or any(one.pair is None for one in told):
         return None
     return [(*(one.pair or ()), *before) for one, before in zip(told, base, strict=True)]

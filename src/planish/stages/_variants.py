@@ -25,7 +25,7 @@ from planish.stages._merge import merge_models
 from planish.stages._plain import Plain
 from planish.stages._prune import PruneReport, Removal
 from planish.stages._pruning import Request, read_text, resolved, run
-from planish.stages._recover import recover
+from planish.stages._recover import from_parent, recover
 from planish.stages._scoring import primary
 
 KINDS = ("layers", "heads", "channels")
@@ -87,7 +87,8 @@ def pruned(
         if entry.recover is not None:
             if step == entry.steps:
                 damaged = score(load(now, "fp32"), Chat.load(now), f"{name}, before recovery")
-            now = recover(context, entry.recover, now, tuned, prepared, place, f"recovery, {name}, step {step}")
+            uncut = _speaking(tuned, goal, prepared, work, context) if from_parent(entry.recover) else tuned
+            now = recover(context, entry.recover, now, uncut, prepared, place, f"recovery, {name}, step {step}")
             _keep_beside(place / "cut", now)
     story: dict[str, Any] = {"kind": "pruned", "steps": reports, "latency": timed.model_dump() if timed else None, "by": entry.by}
     if damaged is not None:
@@ -109,6 +110,16 @@ def schedule(goal: Removal, steps: int) -> list[Removal]:
         )
         for step in range(steps)
     ]
+
+
+def _speaking(tuned: Path, goal: Removal, prepared: Path, work: Path, context: Context) -> Path:
+    """The uncut model with the vocabulary that the smaller one has, for its word on the training rows: on kept tokens trimming is exact (MISSION Z11)."""
+    if goal.vocabulary is None:
+        return tuned
+    out = work / "uncut"
+    if not out.is_dir():
+        run(tuned, out, Request(removal=Removal(vocabulary=goal.vocabulary)), read_text(dataset.read(prepared), Chat.load(tuned)), context.progress)
+    return out
 
 
 def _keep_beside(cut: Path, recovered: Path) -> None:

@@ -22,7 +22,7 @@ from planish.errors import InputError, Problem, RunFailed
 from planish.events import EventType
 from planish.model import memory, oom_ladder
 from planish.model.calibration import remembered
-from planish.model.entry_memory import Sized, setup_of, sized
+from planish.model.entry_memory import Sized, brought, setup_of, sized
 from planish.model.example import Example
 from planish.model.machine import training_limit
 from planish.model.memory import GB, Setup
@@ -67,7 +67,7 @@ class Expected:
         if self.known is None:
             return None
         plain = memory.estimate(self.known.shape, self.setup)
-        fluid = sum(plain.bytes(name) for name in ("activations", "logits", "temporary"))
+        fluid = sum(plain.bytes(name) for name in memory.FLUID)
         return max(self.factor or 1.0, (limit - plain.total + fluid) / fluid) if fluid else self.factor
 
 
@@ -103,12 +103,14 @@ def within_memory(job: Job, listener: Listener) -> None:
 
 def expect(section: TrainSection, base: Path, rows: Rows, device: Literal["cpu", "cuda"], factor: float | None = None) -> Expected:
     """What the entry is expected to take on one rank. `factor` is what a run has shown; else a probe's on this machine is taken, where there is one."""
-    micro, halves = largest(_beside.grown(section, [example for _, example in rows.train]), section)
+    grown = _beside.grown(section, [example for _, example in rows.train])
+    micro, halves = largest(grown, section)
     try:
         known = sized(section, base)
     except InputError:  # an unknown architecture; what is wrong with an adapter is said when it is attached
         known = None
-    setup = replace(setup_of(section, known.trained if known else None, micro, device, ranks=section.launch.ranks), beside=_beside.parameters(section))
+    longest = max(len(sequence.ids) for example in grown for sequence in example.sequences)
+    setup = brought(setup_of(section, known.trained if known else None, micro, device, ranks=section.launch.ranks), section, longest)
     return Expected(setup, halves, known, max(filter(None, (factor, remembered(setup))), default=None))
 
 

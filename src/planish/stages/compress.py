@@ -13,14 +13,13 @@ from planish.errors import InputError, Problem
 from planish.events import EventType, ReasonCode
 from planish.model import bundled
 from planish.model.chat import Chat
-from planish.model.general import evaluate as general_ability
 from planish.recipe import Recipe
 from planish.scores import EvalReport
-from planish.stages import _merged, _recover
+from planish.stages import _merge_tasks, _merged, _recover
 from planish.stages._asking import base_pairs, format_for
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
 from planish.stages._file_scoring import FileScoring, calibration
-from planish.stages._general import general_options, general_rows
+from planish.stages._general import general_options
 from planish.stages._gold import Gold, read_gold
 from planish.stages._package import Packed, at_equal_size, packed, sentence
 from planish.stages._plain import Plain, plain, refusals
@@ -136,22 +135,20 @@ def _variants(context: Context, inputs: Inputs, gold: Gold, weights: Plain, teac
     precision = format_for(gold.task.shape, recipe.train[-1].precision)
     pairs = base_pairs(base, gold, recipe.evaluate.scorers, precision)
     unscreened = replace(context, recipe=recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"screen": None})}))
-    rows = general_rows(recipe) if recipe.compress.merges else []
 
     def score(model: Any, chat: Chat, name: str) -> EvalReport:
         return score_gold(unscreened, Tuned(model, chat, precision), gold, pairs, what=name).model_copy(update={"system": name})
 
-    def general(model: Any, chat: Chat, name: str) -> EvalReport:
-        with context.progress.bar(name, len(rows)) as advance:
-            return general_ability(model, chat, rows, name, precision, advance, tasks=recipe.evaluate.general_tasks)
-
-    known = inputs["evaluate"] / "general.json"
-    kept = EvalReport.model_validate(read_json(known)) if recipe.compress.merges and known.is_file() else None
     made = [
         pruned(context, entry, number, tuned, inputs["prepare"], score, teacher, gold.groups) for number, entry in enumerate(recipe.compress.prune, start=1)
     ]
+    if not recipe.compress.merges:
+        return made
+    general = _merge_tasks.general_of(context, gold.task.shape)
+    known = inputs["evaluate"] / "general.json"
+    kept = EvalReport.model_validate(read_json(known)) if known.is_file() else None
     return made + [
-        _merged.merged(context, entry, number, tuned, base, score, general, teacher, kept, gold.groups)
+        _merged.merged(context, entry, number, tuned, base, gold, inputs["prepare"], general, teacher, kept)
         for number, entry in enumerate(recipe.compress.merges, start=1)
     ]
 

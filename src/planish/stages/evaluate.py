@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 from planish.data.task import filled
 from planish.engines.transformers import TransformersEngine
 from planish.events import EventType
+from planish.evidence.pair_accuracy import pair_accuracy
 from planish.model import bundled
 from planish.model.chat import Chat
 from planish.model.general import evaluate
-from planish.model.head_engine import HeadEngine, has_head
+from planish.model.head_engine import HeadEngine, has_head, rates
 from planish.model.load import load
 from planish.model.trained import open_trained
 from planish.recipe import Recipe
@@ -38,12 +39,13 @@ def options(recipe: Recipe) -> dict[str, Any]:
 
 
 def candidate_name(recipe: Recipe) -> str:
-    """What the tuned model is called in tables: its adapter."""
-    return recipe.train[-1].adapter.name
+    """What the tuned model is called in tables: its adapter. A recipe without training is of a model as it is."""
+    return recipe.train[-1].adapter.name if recipe.train else "model"
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """`reports/<candidate>.json`, `general.json`, `slices.json` and `memorised.json`; `unconstrained.json` where decoding was constrained."""
+    """`reports/<candidate>.json`, `general.json`, `slices.json` and `memorised.json`; `unconstrained.json` where decoding was constrained,
+    `reward.json` of a reward model."""
     gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
     recipe = filled(context.recipe, gold.task.shape)
     context = replace(context, recipe=recipe)
@@ -57,6 +59,8 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     if recipe.evaluate.decoding.constraint is not None:
         write_json(folder / "unconstrained.json", _unconstrained(context, tuned, gold, base).model_dump(mode="json"))
     write_slices(gold, inputs["prepare"], report, folder)
+    if rates(tuned.model):
+        _write_reward(context, report, folder)
     trained = partial(score_gold, context, tuned, what="training rows")
     write_memorised(gold, inputs["prepare"], report, primary(recipe.evaluate.scorers), trained, folder, context.progress)
     context.event(EventType.EVAL_SCORED, {name: round(metric.value, 4) for name, metric in report.metrics.items()})
@@ -83,6 +87,31 @@ def _unconstrained(context: Context, tuned: Tuned, gold: Gold, base: BasePairs |
     plain = replace(context, recipe=context.recipe.model_copy(update={"evaluate": free}))
     return score_gold(plain, tuned, gold, base, what="gold set, unconstrained").model_copy(
         update={"system": f"{candidate_name(context.recipe)}, unconstrained"}
+    )
+
+
+def _write_reward(context: Context, report: EvalReport, folder: Path) -> None:
+    """`reward.json`: whether the reward may be used, its accuracy, its calibration, and whether it counts words; by slice it is in slices.json (MISSION P4)."""
+    rated = [score for score in report.scores if "probability" in score.detail]
+    if not rated:
+        return
+    differences, longer = ([score.detail[key] for score in rated] for key in ("margin", "longer"))
+    found = pair_accuracy(differences, longer)
+    low, high = found.all.interval
+    said = (
+        f"reward: {found.all.value:.3f} [{low:.3f}, {high:.3f}] of {found.all.n} held-out pairs in the right order, calibration error {found.calibration:.3f}"
+    )
+    if found.length_correlation is not None:
+        said += f", {found.length_correlation:+.2f} with length"
+    context.progress.say(f"  {said}" + ("" if found.usable else "; the interval reaches .5: it CANNOT BE USED"))
+    write_json(
+        folder / "reward.json",
+        {
+            "usable": found.usable,
+            "accuracy": {"value": found.all.value, "low": low, "high": high, "n": found.all.n},
+            "calibration": found.calibration,
+            "length_correlation": found.length_correlation,
+        },
     )
 
 
