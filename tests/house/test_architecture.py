@@ -27,6 +27,8 @@ FLOORS: list[list[str]] = [
         "gold_page",
         "blind",
         "decode_sweep",
+        "merge_greedy",
+        "merge_tasks",
         "merge",
         "prune",
         "retained",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Read(NamedTuple):
     trained: NDArray[np.bool_]
     counts: NDArray[np.int32]
     ids: NDArray[np.int32]
-    levels: NDArray[np.int32 | np.uint8]
+    levels: NDArray[np.integer[Any]]
     rests: NDArray[np.int32]
     drawn: NDArray[np.int32]
     drawn_levels: NDArray[np.int32]
@@ -61,16 +61,16 @@ class Tables:
         """Places in the tree for ids, rising in each set."""
         return _placed(positions, self.ids, self.tree.place)
 
-    def bytes(self) -> bytes:
+    def written(self) -> bytes:
         """The tables by which a block is read again."""
         arrays = {"ids": np.diff(self.ids, prepend=0), "classes": self.classes, "kinds": self.kinds, "rows": self.tree.rows, **self.learned.arrays()}
         head = {name: [_kind(array), list(array.shape)] for name, array in arrays.items()}
-        head["temperatures"] = list(self.temperatures)
-        return _joined([json.dumps(head).encode(), *(_squeezed(array.ravel(), _kind(array)) for array in arrays.values())])
+        said = json.dumps({**head, "temperatures": self.temperatures})
+        return _joined([said.encode(), *(_squeezed(array.ravel(), _kind(array)) for array in arrays.values())])
 
     @classmethod
     def read(cls, data: bytes, steps: int) -> Self:
-        """What `bytes` gave. Raises ValueError where it is not that."""
+        """What `written` gave. Raises ValueError where it is not that."""
         first, *parts = _parts(data)
         head = json.loads(first)
         temperatures = tuple(head.pop("temperatures"))
@@ -126,7 +126,7 @@ def gathered(rows: Seq[CapturedRow], temperatures: tuple[float, ...], steps: int
         begins.append(np.arange(len(said.counts)) == 0)
         owner = np.repeat(np.arange(len(said.counts)), said.counts)
         columns = [np.bincount(owner, np.exp(said.log_probs / T - said.lse[owner, index]), len(spoken)) for index, T in enumerate(temperatures)]
-        rests.append(rests_of(1 - np.stack(columns, 1)[spoken], steps))
+        rests.append(rests_of(1 - np.stack(columns, 1)[spoken].astype(np.float64), steps))
     said_all = [row.said for row in rows]
     counts, ids, log_probs = (np.concatenate([np.zeros(0, kind), *(getattr(said, name) for said in said_all)]) for name, kind in _OF_SAID.items())
     own, starts = np.concatenate(words), np.concatenate(begins)

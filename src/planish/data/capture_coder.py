@@ -47,7 +47,7 @@ class Positions:
     @property
     def own(self) -> NDArray[np.bool_]:
         """(sum,) kept tokens that are the position's own."""
-        return self.sets == self.words[self.owner]
+        return np.equal(self.sets, self.words[self.owner])
 
     def others(self) -> tuple[Ints, Ints]:
         """Counts and sets without the own tokens."""
@@ -195,7 +195,7 @@ def _tallied(row: Ints, value: Ints, rows: int, width: int) -> Ints:
 def _running(weights: Ints) -> Ints:
     """Flat running sums over rows of weights: place row (S + 1) + s."""
     sums = np.concatenate([np.zeros((len(weights), 1), np.int64), np.cumsum(weights, 1)], 1)
-    return (sums + (np.cumsum(sums[:, -1]) - sums[:, -1])[:, None]).ravel()
+    return np.asarray(sums + (np.cumsum(sums[:, -1]) - sums[:, -1])[:, None]).ravel()
 
 
 def _of_sums(coder: Coder, sums: Ints, size: int, row: Ints, given: Ints) -> Ints:

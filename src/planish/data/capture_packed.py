@@ -88,7 +88,7 @@ def pack(folder: Path, k: int | None = None, mass: float | None = None, steps: i
         "steps": steps,
         "about": about.model_dump(mode="json"),
     }
-    arrays["tables"] = np.frombuffer(tables.bytes(), np.uint8)
+    arrays["tables"] = np.frombuffer(tables.written(), np.uint8)
     arrays["rows"] = np.frombuffer(zlib.compress(canonical_json(names).encode(), 9), np.uint8)
     write_atomic(folder / PACKED, save(arrays, {"capture": canonical_json(made)}))
     return folder / PACKED

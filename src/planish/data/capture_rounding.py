@@ -39,7 +39,8 @@ def log_probs_of(levels: Ints, steps: int) -> Floats:
 def rests_of(left: Floats, steps: int) -> Ints:
     """left: what the kept tokens leave of 1."""
     left = np.clip(left, LEAST, 1 - LEAST)
-    return np.rint((np.clip(np.log(left) - np.log1p(-left), -MOST_ODDS, MOST_ODDS) + MOST_ODDS) * 2 * steps).astype(np.int64)
+    odds = np.clip(np.log(left) - np.log1p(-left), -MOST_ODDS, MOST_ODDS)
+    return np.asarray(np.rint((odds + MOST_ODDS) * 2 * steps), np.int64)
 
 
 def shares_of(rests: Ints, steps: int) -> tuple[Floats, Floats]:

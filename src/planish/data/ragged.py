@@ -57,6 +57,10 @@ class Ragged:
 
     def only(self, rows: NDArray[np.int64]) -> Self:
         """Some rows, in the order they are named."""
+        if len(rows) > len(self) / 8 and (rows[1:] > rows[:-1]).all():
+            kept = np.zeros(len(self), np.bool_)  # marks cost an eighth of places
+            kept[rows] = True
+            return type(self).sized(self.values[np.repeat(kept, self.sizes)], self.sizes[rows])
         return type(self).sized(self.take(rows)[0], self.sizes[rows])
 
     def parts(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:

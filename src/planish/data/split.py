@@ -95,7 +95,8 @@ def divide(
     else:
         wanted = {name: share for name, share in targets.items() if share > 0}
         chosen = _by_time(units, wanted) if times is not None else _greedy(units, wanted)
-    assignment = {row.id: name for unit, name in zip(units, chosen, strict=True) for row in unit} | stored
+    assignment = {row.id: name for unit, name in zip(units, chosen, strict=True) for row in unit}
+    assignment.update(stored)
     if gold_max is not None:
         assignment |= _over_cap([row for row in placed if assignment[row.id] == "gold"], gold_max, stored, seed)
     sides = [assignment[row.id] for row in placed]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from planish.data.rans import BITS, Coder, Ints
 
@@ -43,7 +42,7 @@ def table() -> Ints:
     for number in range(MOST + 1):
         whole[:, number, number + 1 :] = 2.0**BITS
     flat = whole.astype(np.int64) + (np.arange(ROWS * (MOST + 1)).reshape(ROWS, MOST + 1, 1) << BITS)
-    return flat.ravel()
+    return np.asarray(flat.ravel())
 
 
 def split(coder: Coder, rows: Ints, n: Ints, low: Ints, high: Ints, given: Ints) -> Ints:
@@ -61,7 +60,7 @@ def uniform(coder: Coder, size: Ints, given: Ints) -> Ints:
     return coder.pick(np.arange(int(size.max(initial=0)) + 1), np.zeros(len(size), np.int64), size, given)
 
 
-def fitted(k: Ints, n: Ints, group: Ints, groups: int) -> NDArray[np.uint16]:
+def fitted(k: Ints, n: Ints, group: Ints, groups: int) -> Ints:
     """(groups,) the row that says best how k of n fell in each group."""
     use = (n <= MOST) & (n > 0)
     k, n, group = k[use], n[use], group[use]
@@ -72,4 +71,4 @@ def fitted(k: Ints, n: Ints, group: Ints, groups: int) -> NDArray[np.uint16]:
         base = ((index * len(SHARES) + nearest[group]) * (MOST + 1) + n) * (MOST + 2) + k
         costs.append(np.bincount(group, -np.log2((table()[base + 1] - table()[base]).astype(float)), groups))
     best = np.array(costs)[::-1].argmin(0)
-    return ((len(SPREADS) - 1 - best) * len(SHARES) + nearest).astype(np.uint16)
+    return np.asarray((len(SPREADS) - 1 - best) * len(SHARES) + nearest)

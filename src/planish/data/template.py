@@ -5,12 +5,14 @@ An instruction of forty words with one word to fill in makes all its rows near-d
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from planish.data.overlap import COMMON, COMMON_SHARE, distinct
+from planish.data.parallel import map_threads
 from planish.data.ragged import Ragged
 from planish.data.shingles import WIDTH, ngrams
 
@@ -39,20 +41,22 @@ class Templates:
         """The templates' 5-grams among those of some held-out prompts, sorted."""
         asked = _grams(self._held.only(rows))
         wanted = np.unique(asked[0])
-        held, all_of = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.int64)
-        for side, counts in ((self._held, (held, all_of)), (self._searched, (all_of,))):
-            for flat, lengths in side.parts():
-                grams, owner = ngrams(flat, lengths, WIDTH)
-                at = np.searchsorted(wanted, grams).clip(max=max(len(wanted) - 1, 0))
-                known = np.flatnonzero(wanted[at] == grams) if len(wanted) else np.zeros(0, np.int64)
-                once = distinct((owner[known] << 32) | at[known]) & 0xFFFFFFFF
-                for count in counts:
-                    count += np.bincount(once, minlength=len(wanted))
-        return wanted[(held > 1) & (all_of > max(COMMON, COMMON_SHARE * (len(self._held) + len(self._searched))))]
+        if not len(wanted):
+            return wanted
+        held, searched = (sum(map_threads(partial(_holding, wanted), side.parts()), np.zeros(len(wanted), np.int64)) for side in (self._held, self._searched))
+        return wanted[(held > 1) & (held + searched > max(COMMON, COMMON_SHARE * (len(self._held) + len(self._searched))))]
 
 
 def _grams(prompts: Ragged) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     return ngrams(prompts.values, prompts.sizes, WIDTH)
+
+
+def _holding(wanted: NDArray[np.uint64], part: tuple[NDArray[np.uint32], NDArray[np.int64]]) -> NDArray[np.int64]:
+    """How many prompts of a part hold each of the wanted 5-grams, which are sorted."""
+    grams, owner = ngrams(*part, WIDTH)
+    at = np.searchsorted(wanted, grams).clip(max=len(wanted) - 1)
+    known = np.flatnonzero(wanted[at] == grams)
+    return np.bincount(distinct((owner[known] << 32) | at[known]) & 0xFFFFFFFF, minlength=len(wanted))
 
 
 def _own(prompts: Ragged, rows: NDArray[np.int64], common: NDArray[np.uint64]) -> dict[int, _Own | None]:

@@ -87,9 +87,8 @@ class Tree:
 
 def cuts(starts: Ints) -> Ints:
     """(G,) the place at which each node is cut."""
-    return np.array(
-        [starts[-1], *((lambda low, wide: starts[low + wide // 2])(*_kinds_below(h, len(starts) - 1)) for h in range(1, len(starts) - 1))], np.int64
-    )
+    below = [_kinds_below(h, len(starts) - 1) for h in range(1, len(starts) - 1)]
+    return np.array([starts[-1], *(starts[low + wide // 2] for low, wide in below)], np.int64)
 
 
 def _kinds_below(h: int, G: int) -> tuple[int, int]:
@@ -125,7 +124,7 @@ def fit_rows(tree: Tree, counts: Ints, sets: Ints, known: Ints) -> Ints:
 
 def kinds_of(size: int, counts: Ints, sets: Ints) -> tuple[Ints, int]:
     """(size,) the kind of each id and the number G of kinds, which stands for none: halves of halves of equal weight, each cut across its longest extent."""
-    import scipy.sparse as sp
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
     weight = np.bincount(sets, minlength=size).astype(np.float64)
     common = np.flatnonzero(weight >= SEEN)
@@ -134,7 +133,7 @@ def kinds_of(size: int, counts: Ints, sets: Ints) -> tuple[Ints, int]:
     if depth:
         owner = np.repeat(np.arange(len(counts)), counts)
         seen = (1 / np.sqrt(counts[owner]) / np.sqrt(weight[sets] + 5)).astype(np.float32)
-        matrix = sp.csr_matrix((seen, (owner, sets)), shape=(len(counts), size))
+        matrix = csr_matrix((seen, (owner, sets)), shape=(len(counts), size))
         found = np.random.default_rng(0).normal(size=(size, WIDTH)).astype(np.float32)
         for _ in range(ROUNDS):
             found = np.linalg.qr(matrix.T @ (matrix @ found))[0]

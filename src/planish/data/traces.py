@@ -67,7 +67,7 @@ class Traces:
         """The whole texts as sets."""
         return self._sketched("whole")
 
-    @property
+    @cached_property
     def near(self) -> Sketched:
         """The prompts as sets; too short ones have none."""
         return self._sketched("near")
@@ -118,13 +118,22 @@ _KEPT: WeakKeyDictionary[Spool, Kept] = WeakKeyDictionary()
 def traces(rows: Table) -> Traces:
     """The trace of every row, in order. Rows whose traces were kept as they were read, or asked for before with others of their file, are not read again."""
     kept = _KEPT.get(rows.spool)
-    if kept is None or not np.isin(rows.at, kept.places).all():
+    if kept is None or (which := _among(kept.places, rows.at)) is None:
         kept, places = Kept(), np.sort(rows.at)
         for made in map_chunks(partial(_traced, rows.spool), places.tolist()):
             kept.add(made)
         kept.of(rows.spool, places)
-    same = len(rows.at) == len(kept.places) and bool((rows.at == kept.places).all())
-    return Traces(kept, None if same else np.searchsorted(kept.places, rows.at))
+        which = np.searchsorted(places, rows.at)
+    same = len(which) == len(kept.places) and bool((which[1:] > which[:-1]).all())
+    return Traces(kept, None if same else which)
+
+
+def _among(places: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Where each of some places stands among ascending ones; None where one of them does not."""
+    if not len(places):
+        return None if len(wanted) else np.zeros(0, np.int64)
+    at = np.searchsorted(places, wanted)
+    return at if (places[np.minimum(at, len(places) - 1)] == wanted).all() else None
 
 
 def _traced(spool: Spool, places: Sequence[int]) -> list[Columns]:

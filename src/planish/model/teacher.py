@@ -34,7 +34,11 @@ class Wanted:
         right = {
             "k": (self.k >= 1, "is below 1", "give the most tokens to keep of a position, such as 50"),
             "mass": (0 < self.mass <= 1, "is not above 0 and up to 1", "0.999 keeps what matters; 1 keeps k tokens always"),
-            "temperatures": (bool(self.temperatures) and all(0 < T < math.inf for T in self.temperatures), "holds none, or one that is not above 0", "give 1,2"),
+            "temperatures": (
+                bool(self.temperatures) and all(0 < T < math.inf for T in self.temperatures),
+                "holds none, or one that is not above 0",
+                "give 1,2",
+            ),
             "tail_samples": (self.tail_samples >= 0, "is below 0", "give 0, or how many draws to keep of the tail"),
         }
         problems = [Problem(f"capture.{name}", f"{getattr(self, name)} {why}", fix) for name, (holds, why, fix) in right.items() if not holds]
