@@ -42,6 +42,15 @@ def test_a_teacher_at_zero_is_undefined_not_one(report):
         quality_retained(report("student", [True] * 40), report("teacher", [True] + [False] * 39), "label.accuracy")
 
 
+def test_models_that_answer_alike_on_few_rows_prove_little(report):
+    """60 rows, 45 right, none answered otherwise: Tango's 90 % interval of the difference is +-z^2 / (n + z^2) = 2.706 / 62.706 = .0432; over .75 that leaves .9425 to 1.0575."""
+    rows = [True] * 45 + [False] * 15
+    found = quality_retained(report("student", rows), report("teacher", rows), "label.accuracy")
+    assert found.value == 1
+    assert (found.lower, found.upper) == pytest.approx((0.9425, 1.0575), abs=1e-4)
+    assert found.low < found.lower
+
+
 def test_another_gold_set_is_refused(report):
     with pytest.raises(InputError, match="gold"):
         quality_retained(report("student", [True] * 40), report("teacher", [True] * 40, gold="gold-2"), "label.accuracy")
