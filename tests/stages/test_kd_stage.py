@@ -102,6 +102,8 @@ def test_a_capture_of_another_chat_is_refused(home: Path, name: str, why: str) -
     (home / f"{name}.yaml").write_text((home / "recipe.yaml").read_text(encoding="utf-8").replace("held", f"of-{name}"), encoding="utf-8")
     with pytest.raises(InputError, match=why):
         _ready.read_rows(job(home, f"{name}.yaml"))
+    with pytest.raises(InputError, match=rf"train\[0\].objective.kd.capture.*{why}"):  # and before a baseline has run
+        train.preflight(Recipe.load(home / f"{name}.yaml"), None)  # type: ignore[arg-type]
 
 
 def test_a_missing_capture_is_refused(home: Path) -> None:

@@ -153,6 +153,17 @@ def _written(row: ChatRow, chat: Chat, packed: Packed, place: int) -> Example:
     return Example((Sequence((*prompt, *found.completion_ids), weights, (float(place),)),), sum(weights))
 
 
+def refusals(base: Path, capture: str, where: str) -> list[Problem]:
+    """What keeps the model of a folder from learning from a capture, known before anything is trained. A folder that is not there is refused where it is hashed."""
+    if not Path(capture).is_dir():
+        return []
+    try:
+        _require_same(capture_batch.opened(capture).about, Chat.load(base), f"{where}.capture: {capture}")
+    except InputError as refused:
+        return list(refused.problems)
+    return []
+
+
 def _require_same(about: About, chat: Chat, where: str) -> None:
     problems = []
     offer = "or let the teacher write the answers and train on them as text: planish capture --text"

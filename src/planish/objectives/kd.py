@@ -9,9 +9,10 @@ Sources: Hinton et al. 2015, arXiv 1503.02531; reverse and jsd: Agarwal et al. 2
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Literal
 
-from planish.errors import InputError
+from planish.errors import InputError, Problem
 from planish.model import capture_batch, captured
 from planish.model.capture_batch import NONE as NONE
 from planish.model.captured import Weighed
@@ -61,6 +62,11 @@ def require(
 def content(*, capture: str) -> str:
     """The hash of the captured rows."""
     return captured.content(capture, WHERE)
+
+
+def refusals(base: Path, *, capture: str) -> list[Problem]:
+    """Why the model of the folder `base` cannot learn from the capture: it is none, or of another tokenizer or template."""
+    return captured.refusals(base, capture, WHERE)
 
 
 def require_data(gold: str, *, capture: str) -> None:

@@ -110,9 +110,9 @@ def require_data(gold: str, *, capture: str = "") -> None:
         captured.require_gold(gold, capture, WHERE)
 
 
-def refusals(base: Path, *, teacher: str) -> list[Problem]:
-    """Why the teacher cannot score what the student of the folder `base` writes."""
-    return live_teacher.refusals(teacher, base, WHERE)
+def refusals(base: Path, *, teacher: str, capture: str = "") -> list[Problem]:
+    """Why the teacher cannot score what the student of the folder `base` writes, or this not learn from the capture."""
+    return live_teacher.refusals(teacher, base, WHERE) + (captured.refusals(base, capture, WHERE) if capture else [])
 
 
 def beside(*, teacher: str, capture: str = "", lambda_on: float = 0.5, hidden_weight: float = 0.0) -> Path | None:
