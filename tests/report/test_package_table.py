@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from planish.report.blocks import Figure, Paragraph, Table
 from planish.report.files import blocks, front
+from planish.report.plots import _apart
 from planish.scores import Metric
 
 
@@ -36,3 +39,9 @@ def test_one_file_that_was_not_compared_is_only_a_row() -> None:
     [table] = blocks([entry("a", 10, None)])
     assert isinstance(table, Table)
     assert table.rows[0][4] == "not measured"
+
+
+def test_names_beside_the_drawing_stand_apart() -> None:
+    """Gap .1: .2, .2 and .25 are pushed up to .2, .3, .4; three at the top are pushed down from 1."""
+    assert _apart([0.2, 0.2, 0.25], 0.1) == pytest.approx([0.2, 0.3, 0.4])
+    assert _apart([0.95, 0.99, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])

@@ -71,14 +71,29 @@ def slices(names: Sequence[tuple[str, Metric, bool]], overall: float) -> Figure:
 
 
 def pareto(files: Sequence[tuple[str, float, Metric, bool]], measure: str) -> Figure:
-    """Files by size in bytes and by what they lose; red ones are beaten by no other in both."""
-    plot, axes = _figure(height=3.2)
-    for name, size, lost, front in files:
+    """Files by size in bytes and by what they lose; red ones are beaten by no other in both. Their names stand beside the axes, in the order of the loss, tied to their dots."""
+    plot, axes = _figure(height=max(3.2, 0.19 * len(files) + 0.6))
+    for _, size, lost, front in files:
         low, high = (lost.value if end is None else end for end in (lost.low, lost.high))
         axes.errorbar(size / 1e6, lost.value, yerr=[[lost.value - low], [high - lost.value]], fmt="o", color=RED if front else BLUE, capsize=3)
-        axes.annotate(name, (size / 1e6, lost.value), textcoords="offset points", xytext=(6, 4), fontsize=8)
-    axes.set(xlabel="MB", ylabel=f"{measure} with 95 % interval")
+    axes.set(xlabel="MB", ylabel=f"{measure},\n95 % interval")
+    bottom, top = axes.get_ylim()
+    in_order = sorted(files, key=lambda file: file[2].value)
+    places = _apart([(file[2].value - bottom) / (top - bottom) for file in in_order], 1 / max(12, len(files)))
+    for (name, size, lost, _), place in zip(in_order, places, strict=True):
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "relpos": (0, 0.5)}
+        axes.annotate(name, (size / 1e6, lost.value), xytext=(1.03, place), textcoords="axes fraction", va="center", fontsize=8, arrowprops=line)
     return _svg(plot, "size and loss: " + ", ".join(f"{name} {size / 1e6:.1f} MB {lost.value:.4f}" for name, size, lost, _ in files))
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Rising places moved up until neighbours are `gap` apart, and down again where that leaves [0, 1]."""
+    found = list(places)
+    for index in range(1, len(found)):
+        found[index] = max(found[index], found[index - 1] + gap)
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], 1.0 if index == len(found) - 1 else found[index + 1] - gap)
+    return found
 
 
 def _figure(height: float = 2.8, width: float = 7.2) -> tuple[Any, Any]:
