@@ -63,8 +63,8 @@ def usable(sentence: str) -> bool:
 def wordy(sentence: str, random: Random) -> str:
     """The sentence with a phrase before it, one behind it, and small words in more words. No number comes in."""
     text = WORD.sub(lambda found: LONGER.get(found[0], found[0]) if random.random() < 0.7 else found[0], sentence)
-    body, end = re.fullmatch(r"(.*?)([.!?;:, ]*)", text).groups()  # type: ignore[union-attr] (it matches every text)
-    return f"{random.choice(OPENINGS)}{body}{random.choice(CLOSINGS)}{end}"
+    body = text.rstrip(".!?;:, ")
+    return f"{random.choice(OPENINGS)}{body}{random.choice(CLOSINGS)}{text[len(body) :]}"
 
 
 def faults(rewrite: str, own: str, label: str, tone: str) -> list[str]:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -96,6 +98,16 @@ def test_output_that_nobody_reads_on_is_no_error(tmp_path: Path) -> None:
     assert "BrokenPipe" not in said
 
 
+def _in_the_middle(process: subprocess.Popen[Any]) -> None:
+    """Until it has forked processes that read for it, or computed for a second, which is more than starting takes: however fast or busy the machine is."""
+    command = psutil.Process(process.pid)
+    for _ in range(1200):
+        if command.children() or command.cpu_times().user > 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never began")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_ended_convert_leaves_nothing_half_written(tmp_path: Path, ending: signal.Signals) -> None:
@@ -103,8 +115,7 @@ def test_an_ended_convert_leaves_nothing_half_written(tmp_path: Path, ending: si
     _rows(tmp_path / "rows.jsonl", 200_000)
     command = [*PLANISH, "convert", "rows.jsonl", "--to", "alpaca", "--out", "made.jsonl"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(3)
-        assert process.poll() is None
+        _in_the_middle(process)
         os.kill(process.pid, ending)
         _, said = process.communicate(timeout=60)
     assert not (tmp_path / "made.jsonl").exists()
@@ -119,8 +130,7 @@ def test_a_killed_check_leaves_no_process_behind(tmp_path: Path) -> None:
     """Rows are read by forked processes; whoever waits for work from a parent that is gone would wait for ever."""
     path = _rows(tmp_path / "rows.jsonl", 300_000)
     with subprocess.Popen([*PLANISH, "check", str(path), "--checks", "duplicates"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        time.sleep(3)
-        assert process.poll() is None
+        _in_the_middle(process)
         process.kill()
     time.sleep(1)
     commands = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if each.exists()]

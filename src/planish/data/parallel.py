@@ -74,7 +74,7 @@ def map_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 
 class _Slots:
-    """Memory that this process shares with those forked from it, in which they leave what they made."""
+    """Memory that this process shares with those forked from it, in which they leave what they made: pickled, as an executor's own pipe does it, and never on disk."""
 
     def __init__(self, count: int) -> None:
         self.count = count
