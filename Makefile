@@ -37,6 +37,7 @@ bench: install
 	-$(BIN)/python benchmarks/option_scoring.py
 	-$(BIN)/python benchmarks/merging.py
 	-$(BIN)/python benchmarks/gptq_layers.py
+	-$(BIN)/python benchmarks/awq_closeness.py
 	$(BIN)/python benchmarks/kill_points.py --points 200
 	$(BIN)/python benchmarks/table.py
 	-$(BIN)/python -m benchmarks.planted

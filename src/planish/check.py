@@ -14,10 +14,11 @@ from planish.data.reading import Reading, read_rows
 from planish.data.table import Table
 from planish.data.task import Task, infer, make, row_shape
 from planish.errors import InputError, MissingExtra
-from planish.recipe import TaskShape, Use
+from planish.recipe_data import TaskShape
+from planish.recipe_keys import Use
 from planish.rows import NoteCode, RejectedRow, canonical_json
 from planish.shelf import shelf
-from planish.stages._examined import conversations, run_check, says
+from planish.stages._examined import across, conversations, run_check, says
 from planish.store.objects import write_atomic
 
 T = TypeVar("T")
@@ -25,7 +26,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of every row. `lines` gives the line of an accepted row by its id; `skipped` why a check was not made."""
+    """What became of every row. `lines` gives the line of an accepted row by its id, `files` the file of one that a check names; `skipped` why a check was not made;
+    `mapping` what columns of other names were read as."""
 
     counts: dict[str, int]
     task: Task | None
@@ -33,6 +35,8 @@ class Checked:
     found: dict[str, CheckResult]
     skipped: dict[str, str]
     lines: Mapping[str, int]
+    files: Mapping[str, str]
+    mapping: Mapping[str, str]
 
     @property
     def warnings(self) -> list[Finding]:
@@ -66,19 +70,22 @@ def check_rows(
         require_apart(path, gold, f"--gold {gold}")
     paths = [path] if gold is None else [path, gold]
     reading = read_rows(*paths, shape=row_shape(task) if task else None, labels=labels, group_by=group_by, mixed=mixed, strict=False)
-    lines = {key.id: key.line for key in reading.accepted.keys}
+    every = reading.accepted
     found: dict[str, CheckResult] = {}
     skipped: dict[str, str] = {}
     made = _task(task, reading)
     if absent := sorted(set(labels or ()) - {key.label for key in reading.accepted.keys}):
         found["labels"] = CheckResult(findings=tuple(map(_absent, absent)))
+    if leaks := across(every.without(reading.behind), every.where(key.id in reading.behind for key in every.keys)):
+        found["groups"] = CheckResult(findings=leaks)
+        reading = reading.set_aside(leaks)
     asked = checks if checks is not None else [Use(name=name) for name in shelf("checks")]
     for use in sorted(asked, key=lambda use: says(use.name, "AFTER_SPLIT")):
         try:
             why = _unable(use.name, made, gold is not None, chat is not None)
             if why is None:
                 running(use.name)
-                split = _split(reading.accepted, gold) if gold is not None else None
+                split = {row_id: "gold" if row_id in reading.behind else "train" for row_id in reading.accepted.ids} if gold is not None else None
                 rows = conversations(reading.accepted, made) if made is not None and says(use.name, "TOKENS") else reading.accepted
                 found[use.name] = run_check(use, rows, split, chat or _no_chat)
                 reading = reading.set_aside(found[use.name].findings)
@@ -88,7 +95,14 @@ def check_rows(
             why = "; ".join(f"{problem.why}: {problem.fix}" for problem in refused.problems)
         if why is not None:
             skipped[use.name] = why
-    return Checked(reading.counts, made, reading.rejected, found, skipped, lines)
+    lines = {key.id: key.line for key in every.keys}
+    return Checked(reading.counts, made, reading.rejected, found, skipped, lines, _files(every, found), reading.mapping)
+
+
+def _files(rows: Table, found: Mapping[str, CheckResult]) -> dict[str, str]:
+    """The file of every row that a check names."""
+    named = {finding.row_id for result in found.values() for finding in result.findings}
+    return {row.id: row.origin.file for row in rows.where(key.id in named for key in rows.keys)}
 
 
 def _absent(label: str) -> Finding:
@@ -121,12 +135,6 @@ def _unable(check: str, task: Task | None, gold: bool, chat: bool) -> str | None
     return None
 
 
-def _split(rows: Table, gold: Path | None) -> dict[str, str]:
-    """The rows of the gold file are gold, all others train."""
-    assert gold is not None
-    return {row.id: "gold" if row.origin.file == gold.name else "train" for row in rows}
-
-
 SHOWN = 5
 """Rows named per reason; `--out` keeps them all."""
 
@@ -135,6 +143,7 @@ def as_json(checked: Checked) -> dict[str, Any]:
     """Everything, for a script."""
     return {
         "counts": checked.counts,
+        "mapping": dict(checked.mapping),
         "task": checked.task.shape if checked.task is not None else None,
         "rejected": [row.model_dump(mode="json") for row in checked.rejected],
         "findings": [_finding(checked, name, finding) for name, result in checked.found.items() for finding in result.findings],
@@ -154,11 +163,14 @@ def text(checked: Checked) -> str:
     """What a person reads: what was set aside by reason with its first rows, then what to look at, then what was not checked."""
     counts = checked.counts
     lines = [f"{counts['n_in']} rows read, {counts['n_accepted']} accepted, {counts['n_rejected']} set aside"]
+    if checked.mapping:
+        lines.append("columns read as: " + ", ".join(f"{column} → {key}" for column, key in checked.mapping.items()))
     for code, rows in _by_code((row.code.value, row) for row in checked.rejected).items():
         lines.append(f"\n{code}: {len(rows)}")
-        lines += [f"  {row.file}:{row.line} {row.why}" for row in rows[:SHOWN]]
+        alike = len({row.fix for row in rows[:SHOWN]}) == 1
+        lines += [f"  {row.file}:{row.line} {row.why}" + ("" if alike else f"; fix: {row.fix}") for row in rows[:SHOWN]]
         lines += [f"  … and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-        lines.append(f"  fix: {rows[0].fix}")
+        lines += [f"  fix: {rows[0].fix}"] if alike else []
     warned = _by_code((finding.code.value, finding) for finding in checked.warnings)
     if warned:
         lines.append("\nto look at; these rows stay:")
@@ -179,12 +191,14 @@ def _by_code(items: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
 
 
 def _where(checked: Checked, finding: Finding) -> str:
-    return f"line {checked.lines[finding.row_id]}" if finding.row_id is not None else "the whole set"
+    if finding.row_id is None:
+        return "the whole set"
+    return f"{checked.files[finding.row_id]}:{checked.lines[finding.row_id]}"
 
 
 def _finding(checked: Checked, check: str, finding: Finding) -> dict[str, Any]:
     line = checked.lines[finding.row_id] if finding.row_id is not None else None
-    return {"check": check, "line": line, **finding.model_dump(mode="json")}
+    return {"check": check, "file": checked.files.get(finding.row_id or ""), "line": line, **finding.model_dump(mode="json")}
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from planish import merge, plan
 from planish.errors import InputError, Problem
 from planish.model.plan import steps_for
 from planish.progress import Progress
-from planish.recipe import PruneEntry, Recipe, Use
+from planish.recipe import Recipe
+from planish.recipe_compress import PruneEntry
+from planish.recipe_keys import Use
 from planish.rows import Noun, canonical_json
 from planish.stages._compress_forecast import FileForecast, Passes, Texts, forecasts, passes
 from planish.stages._merge_report import MergeForecast
-from planish.stages._merged import spec_of
+from planish.stages._merged import spec_of, untuned
 from planish.stages._prune import PruneForecast, Removal
 from planish.stages._pruning import Request, Text, read_text, run
 
@@ -55,6 +58,7 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
     from planish import pipeline
     from planish.data import dataset
     from planish.model import bundled, calibration_text
+    from planish.model.asker import decoding_of
     from planish.model.chat import Chat
     from planish.model.cut_folder import Source
     from planish.stages import compress as stage
@@ -69,12 +73,15 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
     assert prepared is not None  # nothing gates prepare
     folder = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     data, chat = dataset.read(prepared), Chat.load(folder)
-    held = calibration_text.sequences(data, chat, split="validation", most=COMPARED).sequences
-    each = sum(map(len, held)) / max(1, len(held))
+    held = calibration_text.sequences(data, chat, split="validation", most=COMPARED)
+    each = sum(map(len, held.sequences)) / max(1, len(held.sequences))
+    gold, answer = data.manifest.counts["gold"], held.said / max(1, len(held.sequences))
     told = Texts(
         sequences=tuple(calibration_text.sequences(data, chat).sequences),
-        gold=round(data.manifest.counts["gold"] * each),
-        compared=sum(map(len, held)),
+        gold=round(gold * (each - answer)),
+        # a label is chosen by what may come first, and not written
+        answers=gold if data.task.shape == "classification" else round(gold * min(answer, decoding_of(data.task, recipe.evaluate.decoding).max_new_tokens)),
+        compared=sum(map(len, held.sequences)),
     )
     source = Source(folder)
     taken = passes(dict(source.config), told)
@@ -94,10 +101,9 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
         cuts.append(cut)
     merges = []
     for number, other in enumerate(asked.merges, start=1):
-        spec = spec_of(other, folder, recipe.resolve, f"compress.merge[{number - 1}]")
-        tuned, *others = spec.models  # which is not there yet: beside a base it is left out, without one the recipe's model stands for it
-        spec = spec.model_copy(update={"models": others if spec.base is not None else [tuned.model_copy(update={"path": str(folder.absolute())}), *others]})
-        merges.append(Merged(name=f"merged-{number}", forecast=merge.forecast(spec, folder), files=files(other.export)))
+        with TemporaryDirectory() as aside:
+            spec = spec_of(other, folder, recipe.resolve, f"compress.merge[{number - 1}]", str(untuned(folder, Path(aside) / "tuned")))
+            merges.append(Merged(name=f"merged-{number}", forecast=merge.forecast(spec, folder), files=files(other.export)))
     own = files(asked.export)
     everyone = [*own, *(one for cut in cuts for one in cut.files), *(one for merged in merges for one in merged.files)]
     made = [*((cut.forecast.seconds, cut.forecast.memory) for cut in cuts), *((merged.forecast.seconds, merged.forecast.memory) for merged in merges)]

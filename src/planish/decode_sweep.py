@@ -19,7 +19,8 @@ from planish.model import bundled
 from planish.model.asker import Asker
 from planish.model.engine import Decoding, Delta, Generation
 from planish.progress import Advance, Progress
-from planish.recipe import DecodingSection, Recipe
+from planish.recipe import Recipe
+from planish.recipe_evaluate import DecodingSection
 from planish.rows import Noun, Sample, content_hash
 from planish.scores import EvalReport, Metric
 from planish.stages._asking import asker_of

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from planish import shelf
 from planish.errors import InputError, Problem
+from planish.events import EventType, RunEvent
 from planish.evidence.curve import Curve, Diagnosis, best
 from planish.evidence.curve_doctor import diagnose
+from planish.evidence.longer_answers import longer_answers
+from planish.stages._context import read_reports
+from planish.store import Store
 
 WIDTH = 56
 """Columns of a line of loss: with its name and its ends it stays within 80."""
@@ -32,6 +37,10 @@ WORDS = {
     "memorised": "memorised: the rows are known by heart",
     "loss_spike": "a loss spike",
     "not_learning": "not learning at all",
+    "both_falling": "both answers of the pairs lose",
+    "stuck_at_ln2": "the preference loss never left ln 2",
+    "length_bias": "it learns that longer is better",
+    "longer_answers": "its answers grew longer",
 }
 """Each state in words."""
 
@@ -57,19 +66,18 @@ def of(name: str, workspace: Path) -> list[Examined]:
         return [_examined(name, read(path / "metrics.jsonl"), _report(path))]
     if path.suffix == ".jsonl":
         raise InputError(Problem(name, "there is no such file", "give a run (planish runs) or a metrics.jsonl"))
-    from planish.store import Store
-
     store = Store(workspace)
     row = store.run(name)
     artifact = store.stages(row["id"]).get("train", {}).get("artifact")
     if artifact is not None:
         folder = store.path(artifact)
         entries = sorted(folder.glob("entries/*/metrics.jsonl"), key=lambda one: int(one.parent.name)) or [folder / "metrics.jsonl"]
-        return [_examined(f"{row['id']} train[{number}]", read(file), _report(file.parent)) for number, file in enumerate(entries)]
-    points = _live([event.body for event in store.events(row["id"]) if event.type == "train.curve"])
+        found = [_examined(f"{row['id']} train[{number}]", read(file), _report(file.parent)) for number, file in enumerate(entries)]
+        return [*found[:-1], _with_answers(found[-1], row, store)]
+    points, planned = _live(store.events(row["id"]))
     if not points:
         raise InputError(Problem(row["id"], "has trained nothing yet", "planish show says what it did"))
-    return [_examined(f"{row['id']} (still training)", points, {})]
+    return [_examined(f"{row['id']} (still training)", points, planned)]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -88,36 +96,71 @@ def read(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-_USED = ("grad_norm", "learning_rate", "validation_loss", "skipped")
+_USED = ("grad_norm", "learning_rate", "validation_loss", "skipped", "metrics", "validation_metrics")
 
 
-def _live(bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points of the last entry that has begun: where step numbers fall back, another has, or a resumed run computes again."""
+def _live(events: Sequence[RunEvent]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Points of the last entry that has begun, and its plan: where step numbers fall back, another has, or a resumed run computes again."""
     points: list[dict[str, Any]] = []
-    for point in (point for body in bodies for point in body["points"]):
-        points = [one for one in points if one["step"] < point["step"]] + [point]
-    return points
+    planned: dict[str, Any] = {}
+    waiting: dict[str, Any] = {}
+    for event in events:
+        if event.type == EventType.TRAIN_PLANNED:
+            waiting = event.body
+        elif event.type == EventType.TRAIN_CURVE:
+            planned = waiting
+            for point in event.body["points"]:
+                points = [one for one in points if one["step"] < point["step"]] + [point]
+    return points, planned
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    """What `report.json` beside a curve knows that the curve does not."""
+    """`report.json` beside a curve, which knows what the curve does not; nothing where there is none."""
     path = folder / "report.json"
-    if not path.is_file():
-        return {}
-    report = json.loads(path.read_text(encoding="utf-8"))
-    known: dict[str, Any] = {key: report.get(key) for key in ("weight_change", "trained_tokens", "chance")}
-    if "plan" in report:
-        plan = report["plan"]
-        known["epochs"] = plan["steps"] / math.ceil(plan["rows"] / plan["batch_size"])
-    if "adapter" in report and "objective" in report:
-        from planish import shelf
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _with_answers(one: Examined, row: dict[str, Any], store: Store) -> Examined:
+    """With what the answers to gold say, where it learnt from preferences and both the base and the tuned model wrote some."""
+    if not _prefers(row["recipe"]["train"][-1]["objective"]["name"]):
+        return one
+    reports = []
+    for stage, system in (("evaluate", None), ("baseline", "prompt")):
+        artifact = store.stages(row["id"]).get(stage, {}).get("artifact")
+        made = read_reports(store.path(artifact)) if artifact is not None else {}
+        reports.append(made.get(system or next(iter(made), "")))
+    tuned, base = reports
+    grown = longer_answers(tuned, base, one.curve.steps[0]) if tuned is not None and base is not None else None
+    return one if grown is None else replace(one, found=[*(state for state in one.found if state.state != "healthy"), grown])
+
+
+def _prefers(objective: str) -> bool:
+    """Whether an objective has a word of its own on a run's figures: those that learn from preferences."""
+    return hasattr(shelf.find("objectives", objective).load(), "diagnose")
+
+
+def _preferences(points: Sequence[dict[str, Any]], objective: str | None) -> list[Diagnosis]:
+    """What the objective says of its own figures, where something is to be done; nothing of a curve that has none."""
+    if objective is None or not _prefers(objective) or not all(isinstance(point["metrics"], dict) and point["metrics"] for point in points):
+        return []
+    history = [{"loss": point["loss"], **point["metrics"]} for point in points]
+    checks = [{"step": point["step"], **point["validation_metrics"]} for point in points if point["validation_metrics"]]
+    return [Diagnosis(*state) for state in shelf.find("objectives", objective).load().diagnose(history, checks) if state.fix and state.state != "too_early"]
+
+
+def _known(told: dict[str, Any], last: int) -> dict[str, Any]:
+    """What a report, or the plan of a run that still trains, says beside a curve of `last` steps."""
+    known: dict[str, Any] = {key: told.get(key) for key in ("weight_change", "trained_tokens", "chance")}
+    if "plan" in told:
+        known["epochs"] = last / math.ceil(told["plan"]["rows"] / told["plan"]["batch_size"])
+    if "adapter" in told and "objective" in told:
         from planish.stages._ready import usual_rate
 
-        known["usual_rate"] = usual_rate(shelf.find("objectives", report["objective"]["name"]).load(), report["adapter"]["name"])
+        known["usual_rate"] = usual_rate(shelf.find("objectives", told["objective"]["name"]).load(), told["adapter"]["name"])
     return known
 
 
-def _examined(name: str, points: Sequence[dict[str, Any]], known: dict[str, Any]) -> Examined:
+def _examined(name: str, points: Sequence[dict[str, Any]], told: dict[str, Any]) -> Examined:
     curve = Curve(
         [point["step"] for point in points],
         [point["loss"] for point in points],
@@ -125,9 +168,10 @@ def _examined(name: str, points: Sequence[dict[str, Any]], known: dict[str, Any]
         learning_rate=_series(points, "learning_rate"),
         validation=[(point["step"], point["validation_loss"]) for point in points if point["validation_loss"] is not None],
         skipped=[point["step"] for point in points if point["skipped"]],
-        **known,
+        **_known(told, points[-1]["step"]),
     )
-    return Examined(name, curve, diagnose(curve))
+    own = _preferences(points, told.get("objective", {}).get("name"))
+    return Examined(name, curve, [*(one for one in diagnose(curve) if not own or one.state != "healthy"), *own])
 
 
 def _series(points: Sequence[dict[str, Any]], key: str) -> list[float]:

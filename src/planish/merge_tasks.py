@@ -20,6 +20,7 @@ from planish.rows import canonical_json
 from planish.stages._context import Context
 from planish.stages._gold import read_gold
 from planish.stages._merge import made_before, merge_models
+from planish.stages._merge_opened import open_for
 from planish.stages._merge_report import REPORT, MergeReport
 from planish.stages._merge_tasks import ParentTask, general_of, named, parent_task, score
 from planish.store import Store
@@ -75,6 +76,9 @@ def scored(
     The verdict is part of the report, in memory and in `merge_report.json`. A merge that was written and not scored to its end is not written again. Raises InputError as
     `merge_models` and `tasks_of` do, before anything is written.
     """
+    if out.exists() and not (out / REPORT).is_file():
+        raise InputError(Problem(str(out), "exists already", "give a new folder"))
+    open_for(spec, out, relative_to)  # what cannot be merged is refused before rows are prepared and models scored
     tasks = tasks_of(spec, relative_to, workspace, progress)
     asked = chosen(spec, tasks, out, relative_to, progress) if greedy else spec
     done = made_before(asked, out, relative_to)

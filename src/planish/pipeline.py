@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,15 @@ from planish.rows import content_hash
 from planish.stages._context import Context, Inputs, read_json
 from planish.store import Store
 from planish.store.objects import file_hash
+
+EXAMPLES = {
+    "train": "train: [{objective: sft}]",
+    "compress": "compress: {export: [{gguf: {quant: Q4_K_M}}]}",
+    "serve": "serve: {engine: llamacpp}",
+    "observe": "observe: {every: 1d}",
+    "feedback": "feedback: {corrections: corrections.jsonl}",
+}
+"""What asks for a stage, by the key that the recipe would have."""
 
 
 @cache
@@ -67,8 +77,9 @@ def run(
     store = Store(workspace)
     with store.held():
         _preflight(recipe, store, until)
-        store.objects.sweep()
+        swept = store.objects.sweep()
         for orphan in [row["id"] for row in store.runs() if row["status"] == "running"]:  # we hold the workspace, so whoever ran it is gone
+            progress.say(f"{orphan} was interrupted: the stages that it finished are kept; half-written artifacts removed: {swept}")
             store.end_run(orphan, "interrupted", 137)
             store.event(orphan, EventType.RUN_INTERRUPTED, "run", {"found_by": "the next run"}, severity="error", reason_code=ReasonCode.INTERRUPTED)
         run_id = store.start_run(_name(recipe), recipe.model_dump(mode="json"), recipe.fingerprint, code_version(), parent or recipe.parent)
@@ -76,7 +87,8 @@ def run(
         try:
             outcome = _stages(recipe, store, run_id, until, unproven, progress)
         except BaseException as failure:
-            _record_failure(store, run_id, failure)
+            with suppress(RunFailed):  # records that cannot be written either: the next run will find this one interrupted
+                _record_failure(store, run_id, failure)
             raise
         finally:
             store.close()
@@ -93,11 +105,22 @@ def _preflight(recipe: Recipe, store: Store, until: str) -> None:
             problems += [
                 Problem(stage, f"needs {name}, which this recipe does not ask for", f"add {name} to the recipe, or take {stage} out") for name in absent
             ]
-            problems += [problem for problem in _refusals(module.options, recipe) if problem not in problems]
+            problems += _refusals(module.options, recipe)
             if hasattr(module, "preflight"):
                 problems += _refusals(module.preflight, recipe, store)
     if problems:
-        raise InputError(*problems)
+        raise InputError(*dict.fromkeys(problems))
+
+
+def _preflight_rows(recipe: Recipe, prepared: Path, until: str) -> None:
+    """What the prepared rows show to be wrong, before a stage that computes for long. All of it at once."""
+    problems: list[Problem] = []
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        module: Any = importlib.import_module(f"planish.stages.{stage}") if _asked(recipe, stage) else None
+        if hasattr(module, "preflight_rows"):
+            problems += _refusals(module.preflight_rows, recipe, prepared)
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
 
 
 def _refusals(look: Callable[..., object], *given: object) -> tuple[Problem, ...]:
@@ -121,6 +144,8 @@ def _stages(recipe: Recipe, store: Store, run_id: str, until: str, unproven: boo
         else:
             inputs = {name: done.folder for name, done in outcomes.items() if done.folder is not None}
             outcomes[stage] = _stage(Context(recipe, store, run_id, stage, Path(), progress, refused), inputs)
+        if stage == "prepare" and (prepared := outcomes[stage].folder) is not None:
+            _preflight_rows(recipe, prepared, until)
         if stage == "gate" and (folder := outcomes[stage].folder) is not None:
             refused = read_json(folder / "verdict.json")["decision"] != "ship"
         if stage == "compress" and (folder := outcomes[stage].folder) is not None:
@@ -144,6 +169,7 @@ def _stage(context: Context, inputs: Inputs) -> StageOutcome:
     if known is not None and getattr(module, "still_true", lambda *_: True)(context, store.path(known)):
         if hasattr(module, "agree"):
             module.agree(context.recipe, store.path(known))
+        store.forget_work(key)  # of a process that ended between its result and this
         store.record_stage(run_id, stage, "unchanged", known, ReasonCode.UNCHANGED, 0.0)
         store.event(run_id, EventType.STAGE_SKIPPED, stage, {"artifact": known}, reason_code=ReasonCode.UNCHANGED)
         progress.say(f"{stage}: unchanged, nothing to do")
@@ -155,9 +181,18 @@ def _stage(context: Context, inputs: Inputs) -> StageOutcome:
     artifact = store.make(key, stage, stage, lambda folder: module.run(within, needed, folder), parents)
     seconds = time.perf_counter() - began
     store.record_stage(run_id, stage, "done", artifact, None, seconds)
+    store.forget_work(key)
     store.event(run_id, EventType.STAGE_FINISHED, stage, {"artifact": artifact, "seconds": round(seconds, 3)})
     progress.say(f"{stage}: done in {seconds:.1f} s")
     return StageOutcome(stage, "done", store.path(artifact), None, seconds)
+
+
+def refuse_unasked(recipe: Recipe, stage: str) -> None:
+    """For a stage that was named by itself. Raises InputError where the recipe has nothing for it to do: a run that skips it would look like one that did it."""
+    if not _asked(recipe, stage):
+        key = stage if stage in EXAMPLES else "train"
+        why = f"the recipe has none, so {stage} has nothing to do"
+        raise InputError(Problem(f"{recipe.source or 'recipe'}: {key}", why, f"add one, as: {EXAMPLES[key]}"))
 
 
 def _asked(recipe: Recipe, stage: str) -> bool:

@@ -8,12 +8,15 @@ from typing import Any
 
 from planish import plan_probe
 from planish.errors import InputError, Problem, did_you_mean
-from planish.model import memory, oom_ladder
+from planish.model import memory, memory_activations, memory_objective, oom_ladder
 from planish.model.calibration import remember, remembered
 from planish.model.machine import USABLE, Machine
 from planish.model.machine import here as this_machine
-from planish.model.memory import GB, Estimate, Setup, Shape
-from planish.recipe import Recipe, TrainSection, bytes_of
+from planish.model.memory_estimate import GB, Estimate, describe
+from planish.model.memory_setup import Setup, Shape
+from planish.recipe import Recipe
+from planish.recipe_keys import bytes_of
+from planish.recipe_train import TrainSection
 from planish.stages import _files
 
 DEVICES = {
@@ -134,7 +137,7 @@ def as_json(planned: list[Planned]) -> list[dict[str, Any]]:
             "label": one.estimate.label,
             "setup": vars(one.setup) | {"tokens": one.setup.tokens},
             "trained": {"parameters": one.setup.trainable, "formula": one.formula},
-            "terms": memory.describe(one.estimate.terms),
+            "terms": describe(one.estimate.terms),
             "total": one.estimate.total,
             "high": one.estimate.high,
             "dominant": one.estimate.dominant.name,
@@ -197,7 +200,7 @@ def _known(number: int, recipe: Recipe, section: TrainSection, folder: Path, her
     from planish.model import memory_shape
 
     try:
-        memory.check_technique(section.adapter.name)
+        memory_activations.check_technique(section.adapter.name)
         memory_shape.read(folder)
     except InputError:
         return None
@@ -215,7 +218,7 @@ def compared(number: int, planned: Planned | None, peak: plan_probe.Peak) -> Pro
     """Predicted against measured; the factor between them is kept in the user's cache where it tells something."""
     if planned is None:
         return Probed(number, None, peak, None)
-    setup = memory.alone(planned.setup)  # the probe's steps ask no teacher and write no rows
+    setup = memory_objective.alone(planned.setup)  # the probe's steps ask no teacher and write no rows
     found = memory.estimate(planned.shape, setup)
     predicted = memory.estimate(planned.shape, setup, factor=planned.factor).total - found.bytes("process") + peak.process
     factor = factor_of(planned.shape, setup, peak)

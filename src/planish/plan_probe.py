@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from planish.errors import Problem, RunFailed
-from planish.model.memory import Setup
+from planish.model.memory_setup import Setup
 
 STEPS = 2
 """The second has the optimizer's state as well."""

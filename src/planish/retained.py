@@ -105,6 +105,8 @@ def text(found: Distilled) -> str:
     ratios = {"bytes of weights": found.size_ratio, "time for the gold set": found.seconds_ratio}
     if costs := [f"{name} {value:.2f}" for name, value in ratios.items() if value is not None]:
         said.append(f"  student / teacher: {', '.join(costs)}")
+    if found.decoding_unknown:
+        said.append(f"  not compared: whether they were decoded alike; not known of {', '.join(found.decoding_unknown)}")
     if found.slices is not None and found.slices.slices:
         kept = found.slices
         said.append(f"  by slice, {kept.metric}: the least kept first; short: proven below {kept.target:.0%}, over all {kept.tested} slices tested (Holm)")

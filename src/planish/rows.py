@@ -241,7 +241,8 @@ class RejectedRow(Noun):
 class Sample(Noun):
     """One row of a gold set: what is asked (with the tools on offer), what is right, and the slices it counts in.
 
-    `pair`: the better and the worse continuation of a preference row, turn by turn; None, and no part of the hash, for any other.
+    `pair`: the better and the worse continuation of a preference row, turn by turn; `judged`: the one continuation of an unpaired row, and whether it is good; both None, and
+    no part of the hash, for any other.
     """
 
     id: str
@@ -251,6 +252,7 @@ class Sample(Noun):
     slices: dict[str, str] = {}
     group: str | None = None
     pair: Annotated[tuple[tuple[Message, ...], tuple[Message, ...]] | None, Field(exclude_if=lambda pair: pair is None)] = None
+    judged: Annotated[tuple[tuple[Message, ...], bool] | None, Field(exclude_if=lambda judged: judged is None)] = None
 
 
 class GoldSet(Noun):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from planish.rows import Noun
 
@@ -53,7 +53,8 @@ class Comparison(Noun):
 
 
 class EvalReport(Noun):
-    """What one system scored on one gold set. `gold` is the gold set's hash: reports on different hashes are never compared."""
+    """What one system scored on one gold set. `gold` is the gold set's hash: reports on different hashes are never compared. `decoding`: how its texts were made, every
+    setting by name; None where none was written by a model, and in reports from before it was kept."""
 
     system: str
     gold: str
@@ -61,6 +62,7 @@ class EvalReport(Noun):
     scores: list[Score]
     seconds: float = 0.0
     details: dict[str, str] = {}
+    decoding: dict[str, Any] | None = None
 
 
 class RuleResult(Noun):

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from planish.errors import InputError, Problem, did_you_mean
+from planish.python_source import parsed
 
 SHELVES: dict[str, tuple[str, ...]] = {
     "checks": ("check",),
@@ -50,23 +51,24 @@ class Technique:
     path: Path
     summary: str
     keys: dict[str, tuple[Any, Any]]  # recipe key -> (type, default)
+    taken: dict[str, frozenset[str]]  # function -> its keyword-only parameters
     entry: dict[str, Any] = field(default_factory=dict)  # of an objective: what an entry of the train list has where the recipe does not say
     refused: dict[str, str] = field(default_factory=dict)  # key of another tool -> what to write instead
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """The full options: defaults with `given` over them. Raises pydantic.ValidationError on an unknown key or a wrong type."""
-        return schema(self)(**given).model_dump(by_alias=True)
+        return self.schema(**given).model_dump(by_alias=True)
+
+    @cached_property
+    def schema(self) -> type[BaseModel]:
+        """The pydantic model of the recipe keys; unknown keys are refused."""
+        # By alias, so that a key may be called `schema` or `copy`, as methods of every pydantic model are.
+        fields: dict[str, Any] = {f"key_{name}": (kind, Field(default, alias=name)) for name, (kind, default) in self.keys.items()}
+        return create_model(self.name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
 
     def load(self) -> ModuleType:
         """Import the technique's file."""
         return importlib.import_module(self.module)
-
-
-def schema(technique: Technique) -> type[BaseModel]:
-    """The pydantic model of a technique's recipe keys; unknown keys are refused."""
-    # By alias, so that a key may be called `schema` or `copy`, as methods of every pydantic model are.
-    fields: dict[str, Any] = {f"key_{name}": (kind, Field(default, alias=name)) for name, (kind, default) in technique.keys.items()}
-    return create_model(technique.name, __config__=ConfigDict(extra="forbid", strict=False), **fields)
 
 
 @cache
@@ -93,12 +95,13 @@ def call(shelf_name: str, name: str, function: str, options: dict[str, Any]) -> 
     """The technique's function with its recipe keys bound; positional arguments are the shelf's own."""
     technique = find(shelf_name, name)
     bound = getattr(technique.load(), function)
-    mine = {key: value for key, value in technique.options(options).items() if key in _keyword_only(technique, function)}
+    mine = {key: value for key, value in technique.options(options).items() if key in technique.taken.get(function, ())}
     return lambda *inputs, **more: bound(*inputs, **{**mine, **more})
 
 
 def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = parsed(path.read_text(encoding="utf-8"), str(path))
+    assert isinstance(tree, ast.Module)
     keys: dict[str, tuple[Any, Any]] = {}
     for function in _functions(tree):
         if function.name in (*SHELVES[shelf_name], *OPTIONAL.get(shelf_name, ())):
@@ -106,7 +109,8 @@ def _read(shelf_name: str, name: str, module: str, path: Path) -> Technique:
                 kind = eval(compile(ast.Expression(_checked(argument.annotation, path)), str(path), "eval"), {"__builtins__": {}}, _ANNOTATIONS)
                 keys[argument.arg] = (kind, ... if default is None else ast.literal_eval(default))
     docstring = ast.get_docstring(tree) or ""
-    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys, _literal(tree, "ENTRY"), _literal(tree, "REFUSED"))
+    taken = {function.name: frozenset(argument.arg for argument in function.args.kwonlyargs) for function in _functions(tree)}
+    return Technique(shelf_name, name, module, path, docstring.partition("\n")[0], keys, taken, _literal(tree, "ENTRY"), _literal(tree, "REFUSED"))
 
 
 def _literal(tree: ast.Module, name: str) -> dict[str, Any]:
@@ -130,8 +134,3 @@ def _checked(annotation: ast.expr | None, path: Path) -> ast.expr:
         if not isinstance(node, allowed) or (isinstance(node, ast.Name) and node.id not in _ANNOTATIONS):
             raise TypeError(f"{path}: {ast.unparse(annotation)} is not a type a recipe key may have")
     return annotation
-
-
-def _keyword_only(technique: Technique, function: str) -> set[str]:
-    tree = ast.parse(technique.path.read_text(encoding="utf-8"))
-    return {argument.arg for node in _functions(tree) if node.name == function for argument in node.args.kwonlyargs}

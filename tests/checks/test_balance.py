@@ -54,6 +54,13 @@ def test_d7_few_rows_of_a_label_are_warned_of() -> None:
     assert '"d" has 1 row: no stratified split' in result.findings[1].why
 
 
+def test_d7_one_label_in_several_spellings_is_warned_of() -> None:
+    """Three spellings that differ in case and white space, as tables bring them; another label that only begins alike is another label."""
+    result = balance.check(_rows(**{"good": 20, "Good": 20, "good ": 20, "goods": 20}))
+    assert [(finding.row_id, finding.code, finding.severity) for finding in result.findings] == [(None, NoteCode.STYLE, "warn")]
+    assert result.findings[0].why == '"Good" and "good" and "good " are one label in several spellings'
+
+
 def test_equal_labels_count_fully() -> None:
     result = balance.check(_rows(a=20, b=20, c=20, d=20))
     assert result.figures["labels"]["effective_classes"] == pytest.approx(4)
@@ -77,8 +84,8 @@ def test_lengths_words_and_tasks() -> None:
 def test_the_spread_of_meaning_is_one_less_the_mean_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three vectors, two the same and one at right angles: cosines 1, 0, 0, mean 1/3, spread 2/3."""
 
-    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, int]:
-        return np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), 0
+    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.zeros(len(texts), bool)
 
     monkeypatch.setattr(encoder, "embed", embed)
     figures = balance.check(_rows(a=3), embedding=True).figures

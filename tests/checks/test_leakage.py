@@ -144,8 +144,8 @@ def test_a_prompt_that_holds_its_answer_is_warned_of() -> None:
 def test_the_same_meaning_is_found_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in encoder that knows two words for one thing; by words alone the two questions share nothing."""
 
-    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, int]:
-        return np.array([[1.0, 0.0] if "password" in text or "credentials" in text else [0.0, 1.0] for text in texts]), 0
+    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([[1.0, 0.0] if "password" in text or "credentials" in text else [0.0, 1.0] for text in texts]), np.zeros(len(texts), bool)
 
     monkeypatch.setattr(encoder, "embed", embed)
     train = [_chat("t", "I forgot my credentials", "Ask for a link."), _chat("c", "When do you open?", "At nine.")]
@@ -154,6 +154,20 @@ def test_the_same_meaning_is_found_when_asked_for(monkeypatch: pytest.MonkeyPatc
     result = _check(train, gold, embedding=0.95)
     assert [(finding.row_id, finding.see) for finding in result.findings] == [("t", "g")]
     assert result.figures["by_method"] == {"embedding": 1}
+    assert result.figures["prompts_too_long_for_meaning"] == 0
+
+
+def test_a_prompt_that_the_encoder_cuts_means_what_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two long prompts that begin alike have one vector: of what the encoder read of them."""
+
+    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones((len(texts), 1)), np.array([len(text) > 20 for text in texts], bool)
+
+    monkeypatch.setattr(encoder, "embed", embed)
+    long = [_chat("t", "Read this: alpha beta gamma", "x"), _chat("u", "Read that", "y")]
+    result = _check(long, [_chat("g", "Look at this: delta epsilon", "z")], embedding=0.95)
+    assert not result.findings
+    assert result.figures["prompts_too_long_for_meaning"] == 2  # of t and g
 
 
 @pytest.mark.slow

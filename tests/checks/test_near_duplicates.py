@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planish.checks import near_duplicates
-from planish.data import minhash
+from planish.data import meaning, minhash
 from planish.data.shingles import Shingles, units, words
 from planish.data.sketch import BANDS, ROWS, Sketched, proposed, signatures
 from planish.data.table import Table
 from planish.errors import InputError
+from planish.model import encoder
 from planish.rows import ChatRow, LabelRow, Message, NoteCode, Origin, RejectCode, Row, TextRow
 
 WORDS = [f"{a}{b}{c}" for a in "bdgkmprstv" for b in "aeiou" for c in ("n", "l", "st", "rk", "sh")]
@@ -196,3 +198,87 @@ def test_100_000_short_rows_take_seconds() -> None:
     found = minhash.links(Sketched.of(Shingles.of(map(units, texts))), 0.8)
     assert time.process_time() - began < 10
     assert not len(found.left)
+
+
+@pytest.fixture
+def meanings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that knows two words for one thing and cuts what is longer than 40 words."""
+    known = {"credentials": "password", "set": "reset", "anew": "reset", "mail": "link"}
+    axes = ["password", "reset", "invoice", "link", "call", "pay"]
+
+    def embed(texts: Sequence[str], *, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+        said = [[known.get(word.strip(".?"), word.strip(".?")) for word in text.lower().split()] for text in texts]
+        vectors = np.array([[float(axis in each) for axis in axes] for each in said]).reshape(-1, len(axes)) + 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.array([len(each) > 40 for each in said], bool)
+
+    monkeypatch.setattr(encoder, "embed", embed)
+
+
+REWORDED = [
+    _chat(0, "How is a password reset?", "By a link."),
+    _chat(1, "Where may one set credentials anew?", "You get a mail."),
+    _chat(2, "Where may one set credentials anew?", "Call us."),
+    _chat(3, "When is an invoice due?", "Pay soon."),
+]
+
+
+@pytest.mark.usefixtures("meanings")
+def test_d6_rows_that_say_the_same_in_other_words_are_found_when_asked_for() -> None:
+    """MISSION D6, optional embedding cosine. Row 1 asks what row 0 asks and says what it says, with no 5-gram in common; row 2 is answered otherwise."""
+    table = Table.of(REWORDED)
+    assert not near_duplicates.check(table).findings
+    result = near_duplicates.check(table, embedding=0.95)
+    assert [(finding.row_id, finding.see, finding.why) for finding in result.findings] == [
+        ("1", "0", "is nearly row 0 (line 1): both say the same in other words (cosine 1.00)")
+    ]
+    assert (result.figures["pairs_by_meaning"], result.figures["rows_too_long_for_meaning"], result.figures["clusters"]) == (1, 0, 1)
+    kept = near_duplicates.check(table, embedding=0.95, keep="all")
+    assert (kept.findings, kept.together) == ((), (("0", "1"),))
+
+
+@pytest.mark.usefixtures("meanings")
+def test_d6_meaning_says_nothing_of_other_labels_gold_rows_numbers_and_of_rows_that_are_cut_or_empty() -> None:
+    def label(n: int, text: str, said: str) -> LabelRow:
+        return LabelRow(id=str(n), origin=Origin(file="f", line=n + 1, sha256=""), text=text, label=said)
+
+    def found(*rows: Row, split: dict[str, str] | None = None) -> tuple[int, int]:
+        figures = near_duplicates.check(Table.of(rows), split, embedding=0.95).figures
+        return figures["pairs_by_meaning"], figures["rows_too_long_for_meaning"]
+
+    asked, again = "How is a password reset?", "Where may one set credentials anew?"
+    assert found(label(0, asked, "account"), label(1, again, "account")) == (1, 0)
+    assert found(label(0, asked, "account"), label(1, again, "billing")) == (0, 0)
+    assert found(label(0, asked, "account"), label(1, again, "account"), split={"0": "gold", "1": "train"}) == (0, 0)
+    assert found(_chat(0, "Reset password 12?", "A link."), _chat(1, "Set credentials anew, 17?", "A mail.")) == (0, 0)
+    long = "password reset link " + "and so on it goes " * 10
+    assert found(_text(0, long), _text(1, f"another {long} with another end")) == (0, 2)
+    assert found(_text(0, "?!"), _text(1, "...")) == (0, 0)
+
+
+def test_d6_every_pair_of_a_cosine_at_least_that_is_found_as_by_brute_force() -> None:
+    """Blocks of rows against all earlier ones: as numpy's whole product gives, over more rows than a block has; what is too much is counted."""
+    drawn = np.random.default_rng(3).normal(size=(2500, 4))
+    vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    whole = np.triu(vectors @ vectors.T, 1)
+    left, right = np.nonzero(whole >= 0.99)
+    found = meaning.alike(vectors, 0.99)
+    assert sorted(zip(*map(np.ndarray.tolist, found.pairs), strict=True)) == list(zip(left.tolist(), right.tolist(), strict=True))
+    assert found.cosines == pytest.approx(whole[found.pairs])
+    cut = meaning.alike(vectors, 0.99, max_pairs=100)
+    assert (len(cut.cosines), cut.left_out) == (100, len(left) - 100)
+
+
+@pytest.mark.parametrize("cosine", [0.5, 1.01])
+def test_a_cosine_that_means_nothing_is_refused(cosine: float) -> None:
+    with pytest.raises(InputError, match=r"near_duplicates\.embedding"):
+        near_duplicates.check(Table.of(REWORDED), embedding=cosine)
+
+
+@pytest.mark.slow
+def test_d6_the_bundled_encoder_tells_reworded_rows_from_others() -> None:
+    rows = [
+        _chat(0, "How can I reset my password?", "Use the link on the sign-in page."),
+        _chat(1, "How do I reset my password?", "Use the link that is on the sign-in page."),
+        _chat(2, "How do I change my address?", "Use the form on the account page."),
+    ]
+    assert [finding.row_id for finding in near_duplicates.check(Table.of(rows), threshold=1.0, embedding=0.9).findings] == ["1"]

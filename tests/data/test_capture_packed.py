@@ -172,6 +172,19 @@ def test_a_damaged_block_is_refused(tmp_path: Path) -> None:
         Packed(tmp_path / "c").row(0)
 
 
+def test_a_damaged_list_of_rows_is_refused(tmp_path: Path) -> None:
+    """One byte of the compressed names, which stand behind the blocks as the tensor `rows`."""
+    captured(tmp_path / "c", rows=BLOCK)
+    path = pack(tmp_path / "c")
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    begin, end = json.loads(data[8 : 8 + size])["rows"]["data_offsets"]
+    data[8 + size + (begin + end) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        Packed(tmp_path / "c").row(0)
+
+
 @pytest.mark.parametrize("settings", [{"k": 4}, {"mass": 0.5}, {"least": 0.01}])
 def test_draws_are_of_the_tail_that_was_captured(settings: dict[str, Any], tmp_path: Path) -> None:
     captured(tmp_path / "c", draws=2, rows=2)

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -187,6 +186,21 @@ def test_an_element_that_never_ends_is_not_read_for_ever(tmp_path: Path, monkeyp
         list(read_records(path))
 
 
+def test_lines_are_the_same_whatever_they_are_read_in_and_one_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of 0 to 700 bytes read in pieces of 1, 7 and 64; then an array in one line under the name of JSON lines, of which more than it may have is never held."""
+    data = b"\xef\xbb\xbf" + b"\n".join(json.dumps({"text": "é" * number}, ensure_ascii=False).encode() + b"\n" * (number % 3) for number in range(340))
+    whole = list(read_records(_write(tmp_path, "a.jsonl", data)))
+    assert len(whole) == 340
+    assert [record.line for record in whole[:5]] == [1, 2, 4, 7, 8]
+    for size in (1, 7, 64):
+        monkeypatch.setattr("planish.data.containers.BLOCK", size)
+        assert list(read_records(tmp_path / "a.jsonl")) == whole
+    monkeypatch.setattr("planish.data.json_array.MAX_ELEMENT", 64)
+    path = _write(tmp_path, "b.jsonl", b'{"text": "a"}\n[' + b'{"text": "a"}, ' * 100 + b"]")
+    with pytest.raises(InputError, match=r"(?s)b\.jsonl:2: goes on for more than .* of a file that is one array let the name end in \.json"):
+        list(read_records(path))
+
+
 def test_parquet_rows_are_json_rows(tmp_path: Path) -> None:
     """Row groups are read one by one; a table's dates, decimals and NaN have a JSON form, infinity has none, and that row is given with its fault."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -236,26 +250,6 @@ def test_without_its_package_the_install_command_is_named(tmp_path: Path, monkey
     for path, extra in ((tmp_path / "a.parquet", "parquet"), ("hub:owner/name", "hub")):
         with pytest.raises(MissingExtra, match=rf'pip install "planish\[{extra}\]"'):
             list(read_records(path))
-
-
-def test_a_hub_data_set_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows come from a data set made here; only the look-up by name stands in for the hub."""
-    datasets = pytest.importorskip("datasets")
-    made = {("owner/name", "train"): ["a", "b"], ("owner/name", "test"): ["c"]}
-
-    def load(name: str, *, split: str, streaming: bool) -> Any:
-        if (name, split) not in made:
-            raise ValueError(f"Bad split: {split}")
-        return datasets.Dataset.from_dict({"text": made[name, split]}).to_iterable_dataset()
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    assert [(record.line, record.value, record.file) for record in read_records("hub:owner/name")] == [
-        (1, {"text": "a"}, "hub:owner/name"),
-        (2, {"text": "b"}, "hub:owner/name"),
-    ]
-    assert [record.value for record in read_records("hub:owner/name:test")] == [{"text": "c"}]
-    with pytest.raises(InputError, match="cannot be opened: Bad split"):
-        list(read_records("hub:owner/name:gold"))
 
 
 def _outcomes(path: Path) -> Iterator[str]:

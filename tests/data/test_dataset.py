@@ -9,13 +9,14 @@ import pytest
 
 from planish.data import dataset, gold, task
 from planish.data.dataset import Correction, Dataset, feedback_version
+from planish.data.divide import divide
 from planish.data.feedback import convert
 from planish.data.finding import CheckResult, Finding
-from planish.data.split import SplitName, divide
+from planish.data.split import SplitName
 from planish.data.table import Table
 from planish.data.task import make
 from planish.errors import InputError
-from planish.recipe import TaskShape
+from planish.recipe_data import TaskShape
 from planish.rows import LabelRow, Message, Origin, PreferenceRow, RejectCode, RejectedRow
 
 TRIAGE = task.classification(["bad", "good"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from planish.data.contract import row_from
+from planish.data.fault import Refused
 from planish.data.formats import FORMATS, detect
 from planish.rows import ChatRow, Message, Origin, PreferenceRow, Row, ToolCall, UnpairedRow
 
@@ -202,3 +203,11 @@ def test_a_judged_row_is_not_read_as_a_dialogue() -> None:
     found = detect({"messages": DIALOGUE, "label": "billing"})
     assert found is not None
     assert found.shape == "chat"
+
+
+@pytest.mark.parametrize("before", [[], EARLIER[:1]])
+def test_answers_to_two_prompts_are_no_pair(before: list[dict[str, Any]]) -> None:
+    """P1: without a prompt of its own a pair has that which both begin with; where they ask different things, that is said, not that something is missing."""
+    other = {"role": "user", "content": "q"}
+    with pytest.raises(Refused, match="have different prompts"):
+        _row({"chosen": [*before, USER, ANSWER], "rejected": [*before, other, WORSE]})

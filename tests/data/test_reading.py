@@ -80,3 +80,15 @@ def test_ids_follow_the_content_and_copies_are_numbered(tmp_path: Path) -> None:
     assert ids[3] == f"{ids[0]}-3"
     assert ids[4:] == ["k", "k-2"]
     assert len(set(ids)) == 6
+
+
+def test_a_mapping_of_a_column_that_no_row_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    """Without its label every row would be a document. A column that only the last row has is no mistake."""
+    path = tmp_path / "rows.csv"
+    path.write_text("Review,Sentiment\n" + "so it was,good\n" * 30, encoding="utf-8")
+    with pytest.raises(InputError, match=r'no row has a column "Sentimnt"\n  fix: did you mean "Sentiment"'):
+        read_rows(path, mapping={"Review": "text", "Sentimnt": "label"})
+    late = tmp_path / "late.jsonl"
+    rows = [{"q": f"question {n}", "a": "x"} for n in range(300)] + [{"q": "last", "a": "x", "passage": "where it stands"}]
+    late.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    assert len(read_rows(late, mapping={"q": "question", "a": "answer", "passage": "context"}).accepted) == 301

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from planish.check import Checked, check_rows
-from planish.recipe import Use
+from planish.recipe_keys import Use
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CHECKS = [Use(name=name) for name in ("duplicates", "near_duplicates", "label_conflicts", "balance", "lengths")]

@@ -15,8 +15,8 @@ import pytest
 
 from planish.checks import duplicates, label_conflicts, leakage
 from planish.data import reviews
+from planish.data.divide import divide
 from planish.data.reading import read_rows
-from planish.data.split import divide
 from planish.errors import InputError
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from planish.data import split as splitting
+from planish.data import divide as dividing
 from planish.data.split import Split, SplitName
 from planish.data.table import Table
 from planish.errors import InputError
@@ -20,7 +20,7 @@ from planish.rows import LabelRow, Origin, RejectCode, TextRow
 
 def divide(rows: list[LabelRow], **given: Any) -> Split:
     """The split of rows in memory."""
-    return splitting.divide(Table.of(rows), **given)
+    return dividing.divide(Table.of(rows), **given)
 
 
 def _row(id: str, label: str = "a", group: str | None = None, text: str | None = None) -> LabelRow:

@@ -7,7 +7,8 @@ import pytest
 from planish.data import task
 from planish.data.citations import passages
 from planish.errors import InputError
-from planish.recipe import EvaluateSection, Recipe
+from planish.recipe import Recipe
+from planish.recipe_evaluate import EvaluateSection
 from planish.rows import (
     ChatRow,
     Entity,

@@ -25,7 +25,8 @@ from planish.data import containers, parallel
 from planish.data.reading import read_rows
 from planish.data.task import make
 from planish.model import tokenise
-from planish.recipe import SplitSection, Use
+from planish.recipe_data import SplitSection
+from planish.recipe_keys import Use
 from planish.stages._examined import Places, examine
 from planish.data import traces
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from planish.cli import app
 from planish.diagnose import WORDS, of, spark, text
 from planish.errors import InputError
-from planish.evidence import curve_doctor
+from planish.evidence import curve_doctor, longer_answers
+from planish.model import preference_lengths, preference_state
 
 
 def write(path: Path, losses: list[float], checks: dict[int, float], **more: Any) -> Path:
@@ -53,9 +54,9 @@ def test_lines_fit_and_mark_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_every_state_has_words() -> None:
-    states = {
-        constant for function in vars(curve_doctor).values() if hasattr(function, "__code__") for constant in function.__code__.co_consts if constant in WORDS
-    }
+    places = (curve_doctor, preference_state, preference_lengths, longer_answers)
+    functions = [function for place in places for function in vars(place).values() if hasattr(function, "__code__")]
+    states = {constant for function in functions for constant in function.__code__.co_consts if constant in WORDS}
     assert states == set(WORDS)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from planish.errors import InputError
 from planish.evidence.distilled import distilled
+from planish.retained import text
 
 
 @pytest.fixture
@@ -50,3 +51,29 @@ def test_the_control_is_required(report, teacher):
 def test_another_gold_set_is_refused(report, teacher):
     with pytest.raises(InputError, match="gold"):
         distilled(report("student", [True] * 400), teacher, report("sft", [True] * 400, gold="gold-2"), "label.accuracy")
+
+
+GREEDY = {"max_new_tokens": 128, "temperature": 0.0, "constraint": None}
+
+
+def test_s5_models_that_were_decoded_otherwise_are_refused_by_name(report, teacher):
+    """S5: same decoding. The student sampled, the control was cut sooner: both are named with their settings, at once."""
+    student, control = report("student", [True] * 356 + [False] * 44), report("sft", [True] * 280 + [False] * 120)
+    ways = (GREEDY | {"temperature": 0.7}, GREEDY, GREEDY | {"temperature": 0.7, "max_new_tokens": 8})
+    student, plain, control = (one.model_copy(update={"decoding": way}) for one, way in zip((student, teacher, control), ways, strict=True))
+    with pytest.raises(InputError) as refused:
+        distilled(student, plain, control, "label.accuracy")
+    assert [problem.why for problem in refused.value.problems] == [
+        "student and teacher were decoded otherwise: temperature 0.7 against 0.0",
+        "student and sft were decoded otherwise: max_new_tokens 128 against 8",
+    ]
+
+
+def test_s5_what_is_not_known_of_the_decoding_is_said(report, teacher):
+    """Alike: nothing to say. A report without its settings can be judged, and is named."""
+    student, control = report("student", [True] * 356 + [False] * 44), report("sft", [True] * 280 + [False] * 120)
+    alike = [one.model_copy(update={"decoding": dict(GREEDY)}) for one in (student, teacher, control)]
+    assert distilled(*alike, "label.accuracy").decoding_unknown == []
+    found = distilled(alike[0], teacher, alike[2], "label.accuracy")
+    assert found.decoding_unknown == ["teacher"]
+    assert "not known of teacher" in text(found)

@@ -1,4 +1,4 @@
-"""A pruned file against quantisation at equal size (MISSION Z9, Z10): the rival chosen by size, the word by the paired interval."""
+"""A pruned file against quantisation at equal size (MISSION Z9, Z10): no rival of that size may be as good, by the paired interval."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def sized(file: str, size: int, right: int, n: int = 200, *, higher: bool = True
     return Sized(file, size, EvalReport(system=file, gold="g", metrics={"exact.exact": metric}, scores=scores))
 
 
-def test_the_largest_file_that_is_no_larger_is_the_rival_whatever_it_scores() -> None:
-    """Of 80, 100, 104 and 120 bytes beside 100, 104 is within 5 %; it is chosen although 80 scores better."""
-    rivals = [sized("a", 80, 190), sized("b", 100, 150), sized("c", 104, 160), sized("d", 120, 200)]
-    found = against_quantised(sized("pruned", 100, 120), rivals, "exact.exact")
-    assert (found.rival, found.equal) == ("c", True)
-    assert found.difference.difference == pytest.approx(-0.2)  # 120 - 160 of 200
+def test_every_file_that_is_no_larger_must_be_beaten() -> None:
+    """Of 80, 100, 104 and 120 bytes beside 100, all but the last are within 5 %. The largest of them is beaten by 170 - 100; the 190 of 80 bytes is not, and decides."""
+    rivals = [sized("a", 80, 190), sized("b", 100, 150), sized("c", 104, 100), sized("d", 120, 200)]
+    found = against_quantised(sized("pruned", 100, 170), rivals, "exact.exact")
+    assert (found.rival, found.equal, found.decision) == ("a", True, "quantise")
+    assert found.difference.difference == pytest.approx(-0.1)  # 170 - 190 of 200
+    assert "the hardest to beat of 3 that are no larger" in found.sentence
+    assert against_quantised(sized("pruned", 100, 170), rivals[1:3], "exact.exact").decision == "prune"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from planish.errors import InputError
 from planish.evidence.forgetting import DELTA, Trained, judge, lines, pooled, remedies
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.scores import Comparison, EvalReport, Metric, Score
 
 TRAINED = Trained("train[0]", "lora", {"r": 16}, 2e-4, 120, 3.0, "epochs", 3.0, 0.0)

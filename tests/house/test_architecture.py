@@ -16,7 +16,26 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "planish"
 
 FLOORS: list[list[str]] = [
-    ["errors", "lazy", "rows", "events", "scores", "rules", "shelf", "recipe", "recipe_yaml"],
+    [
+        "errors",
+        "lazy",
+        "rows",
+        "events",
+        "scores",
+        "rules",
+        "python_source",
+        "shelf",
+        "recipe_keys",
+        "recipe_data",
+        "recipe_train",
+        "recipe_evaluate",
+        "recipe_compress",
+        "recipe_serve",
+        "recipe_file",
+        "recipe_problems",
+        "recipe",
+        "recipe_yaml",
+    ],
     ["progress", "store"],
     ["evidence", "data", "model"],
     list(shelf.SHELVES),

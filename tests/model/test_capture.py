@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from dataclasses import fields
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.conftest import make_tiny
 from planish import capture as capturing
 from planish.capture import How
 from planish.data import dataset, gold
-from planish.data.capture_file import CAPTURE, ERRORS, about_of, mend, rows_of
+from planish.data.capture_file import CAPTURE, ERRORS, CapturedRow, Said, about_of, mend, rows_of, write_line
 from planish.data.capture_packed import PACKED, Packed, pack
 from planish.data.tree import Sequence, build
 from planish.errors import InputError
@@ -153,6 +154,33 @@ def test_what_a_kill_tore_before_the_first_row_is_no_other_capture(home: Path, t
         taken(home, home / "model", teacher="nowhere")
 
 
+def test_a_wider_teachers_padding_is_left_in_the_tail(home: Path, tmp_path: Path) -> None:
+    """A teacher of the same tokens whose logits are padded from 512 to 576: the padding, here as likely as anything, is neither kept nor drawn, its probability stays in the tail.
+    A capture that holds such ids is refused by kd before anything runs: they lie beyond the student's logits."""
+    from planish.objectives import kd
+
+    whole = load(home / "teacher", "fp32")
+    torch.manual_seed(0)
+    whole.resize_token_embeddings(576, mean_resizing=False)
+    with torch.no_grad():
+        whole.get_input_embeddings().weight[512:].normal_(0, 0.5)
+    Chat.load(home / "teacher").save(tmp_path / "wide")
+    whole.save_pretrained(tmp_path / "wide")
+    taken(home, tmp_path / "c", teacher=str(tmp_path / "wide"), rows=4, tail_samples=8)
+    for row in rows_of(tmp_path / "c"):
+        assert max(row.said.ids.max(), row.said.sampled_ids.max()) < 512
+        ids = (*row.prompt_ids, *row.completion_ids)
+        tree = build([Sequence(ids, (*[0.0] * len(row.prompt_ids), *map(float, row.trained)))])
+        with torch.no_grad():
+            live = head_of(whole).logits(hidden_states(whole, tree)[torch.from_numpy(tree.scored_at)]).log_softmax(1)
+        assert row.said.log_probs.reshape(-1, 50) == pytest.approx(live[:, :512].topk(50, 1).values.numpy(), rel=1e-5)
+    assert kd.refusals(home / "model", capture=str(tmp_path / "c")) == []
+    wide = (tmp_path / "c" / CAPTURE).read_text(encoding="utf-8").replace('"top":[{"id":', '"top":[{"id":7', 1)
+    (tmp_path / "c" / CAPTURE).write_text(wide, encoding="utf-8")
+    (tmp_path / "c" / PACKED).unlink()
+    assert "the student's logits are of 512 tokens" in kd.refusals(home / "model", capture=str(tmp_path / "c"))[0].why
+
+
 @pytest.mark.parametrize("T", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_at_which_nothing_is_said_is_refused(T: float, home: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"capture\.temperatures"):
@@ -243,21 +271,40 @@ def test_a_compact_file_of_fewer_rows_is_refused(home: Path, tmp_path: Path) -> 
         pack(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    ("was", "now"), [('"lp":-', '"lp":'), ('"lp":-', '"lp":-Infinity,"x":'), ('"top":[{"id":', '"top":[{"id":-'), ('"top":[{"id":', '"top":[{"id":9e99,"x":')]
+)
+def test_a_line_whose_numbers_are_none_is_named(home: Path, tmp_path: Path, was: str, now: str) -> None:
+    """Logarithms of chances are at most 0, and tokens are counted from 0: anything else would be trained on without a word."""
+    taken(home, tmp_path / "c", rows=2)
+    whole = (tmp_path / "c" / CAPTURE).read_text(encoding="utf-8")
+    (tmp_path / "c" / CAPTURE).write_text(whole.replace(was, now, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{CAPTURE}:1: is no captured row"):
+        pack(tmp_path / "c")
+
+
 class Teacher(BaseHTTPRequestHandler):
     """An endpoint that says "good sound" in tokens of its own, with what they spell in bytes."""
 
     words: tuple[str, ...] = ("good", " so", "und")
     log_probs = True
     fails: set[str] = set()
+    silent: set[str] = set()
+    odd: set[str] = set()
+    strange: dict[str, Any] = {}
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if any(each in body["messages"][-1]["content"] for each in self.fails):
             return self.send_error(400)
-        tops = [{"token": word, "bytes": list(word.encode()), "logprob": -0.25} for word in self.words]
+        question = body["messages"][-1]["content"]
+        words = () if question in self.silent else self.words
+        tops = [{"token": word, "bytes": list(word.encode()), "logprob": -0.25} for word in words]
         content = [{**one, "top_logprobs": [one, {"token": "\x00nothing", "bytes": list(b"\x00nothing"), "logprob": -2.0}]} for one in tops]
+        if question in self.odd:
+            content[0] |= self.strange
         logprobs = {"content": content} if self.log_probs else None
-        said = {"choices": [{"message": {"content": "".join(self.words)}, "finish_reason": "stop", "logprobs": logprobs}]}
+        said = {"choices": [{"message": {"content": "".join(words)}, "finish_reason": "stop", "logprobs": logprobs}]}
         out = json.dumps(said).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(out)))
@@ -318,6 +365,60 @@ def test_an_endpoint_without_log_probabilities_is_refused_and_its_text_offered(h
     kind.log_probs = False
     with pytest.raises(InputError, match=r"(?s)returns no log-probabilities.*--text"):
         asked(home, tmp_path / "c", url)
+
+
+@pytest.mark.parametrize(
+    "strange", [{"logprob": None}, {"bytes": [300]}, {"token": 7}, {"top_logprobs": ["good"]}], ids=["no-number", "no-byte", "no-token", "no-entry"]
+)
+def test_log_probabilities_of_another_shape_cost_their_row_alone(home: Path, tmp_path: Path, endpoint: Any, strange: dict[str, Any]) -> None:
+    """What an endpoint sends is untrusted: it is said in the row's reason, and the other rows are kept."""
+    kind, url = endpoint
+    kind.words, kind.strange = ours(home), strange
+    kind.odd = {capturing.dialogues(data_of(home))[0].messages[-2].content}
+    found = asked(home, tmp_path / "c", url)
+    failed = [json.loads(line) for line in (tmp_path / "c" / ERRORS).read_text(encoding="utf-8").splitlines()]
+    assert found.failed == len(failed) >= 1
+    assert all("not in OpenAI's shape" in one["why"] for one in failed)
+    assert found.rows > 0
+
+
+def test_an_empty_answer_of_an_endpoint_is_no_lack_of_log_probabilities(home: Path, tmp_path: Path, endpoint: Any) -> None:
+    """One prompt to which it says nothing: that row is set aside, and the capture goes on."""
+    kind, url = endpoint
+    kind.words = ours(home)
+    kind.silent = {capturing.dialogues(data_of(home))[0].messages[-2].content}
+    found = asked(home, tmp_path / "c", url)
+    failed = [json.loads(line) for line in (tmp_path / "c" / ERRORS).read_text(encoding="utf-8").splitlines()]
+    assert found.failed == len(failed) >= 1
+    assert all("its answer is empty" in one["why"] for one in failed)
+    assert found.rows > 0
+
+
+def test_an_empty_answer_of_the_teacher_is_never_trained_on(home: Path, tmp_path: Path) -> None:
+    """D2 empty_answer: a row whose only token is the end would teach the student to say nothing."""
+    from planish.model.chat import Refused
+    from planish.objectives import kd
+
+    taken(home, tmp_path / "c", answers="teacher", max_new_tokens=3)
+    data, chat = data_of(home), Chat.load(home / "model")
+    about, (first, *_) = about_of(tmp_path / "c"), rows_of(tmp_path / "c")
+    said = Said(*(getattr(first.said, field.name)[: int(first.said.counts[0]) if field.name in ("ids", "log_probs") else 1] for field in fields(Said)))
+    empty = CapturedRow(first.id, first.prompt_ids, (chat.end,), (True,), said, "stop")
+    (tmp_path / "c" / CAPTURE).write_text(write_line(empty, about) + "\n", encoding="utf-8")
+    (tmp_path / "c" / PACKED).unlink()
+    row = next(row for row in capturing.dialogues(data) if row.id == first.id)
+    with pytest.raises(Refused, match="answer is empty"):
+        kd.encode(row, chat, capture=str(tmp_path / "c"))
+
+
+def test_a_compact_file_without_its_lines_is_not_written_over(home: Path, tmp_path: Path) -> None:
+    """The lines may have been deleted for room: what is left is a capture still, and the only copy of it."""
+    taken(home, tmp_path / "c", rows=3)
+    (tmp_path / "c" / CAPTURE).unlink()
+    before = (tmp_path / "c" / PACKED).read_bytes()
+    with pytest.raises(InputError, match=f"holds {PACKED} without"):
+        taken(home, tmp_path / "c", k=10, rows=2)
+    assert (tmp_path / "c" / PACKED).read_bytes() == before
 
 
 def test_one_row_that_fails_is_no_other_rows(home: Path, tmp_path: Path, endpoint: Any) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from planish.errors import InputError
-from planish.model import memory, oom_ladder, quantised, scored_head
-from planish.model.memory import GB, Setup, Shape, estimate
+from planish.model import memory_activations, memory_logits, memory_objective, memory_weights, oom_ladder, quantised, scored_head
+from planish.model.memory import estimate
+from planish.model.memory_estimate import GB, Estimate
+from planish.model.memory_setup import Account, Setup, Shape
 
 LAYER = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "o": (576, 576), "gate": (576, 1536), "up": (576, 1536), "down": (1536, 576)}
 P135 = Shape(
@@ -29,16 +31,16 @@ def setup(technique: str = "full", **given: Any) -> Setup:
     return Setup(technique, **{**settings, **given})
 
 
-def state(found: memory.Estimate) -> float:
+def state(found: Estimate) -> float:
     return sum(found.bytes(name) for name in ("weights", "gradients", "master", "optimizer"))
 
 
 @pytest.mark.parametrize(("account", "total"), [("mixed", 112), ("no_master", 84), ("bf16_moments", 56), ("ours", 112)])
-def test_t7_seven_billion(account: memory.Account, total: float) -> None:
+def test_t7_seven_billion(account: Account, total: float) -> None:
     """MISSION T7 and correction (a): 7e9 x (2 + 2 + 4 + 8) B = 14 + 14 + 28 + 56 = 112 GB; without the master 12 B = 84; bf16 moments too 8 B = 56."""
     seven = Shape(4096, 32, 4096, 11008, 32000, 7_000_000_000, 6_476_005_376, 1)
     found = estimate(seven, setup(trainable=7_000_000_000, account=account))
-    assert state(found) == memory.state_bytes(7e9, account) == pytest.approx(total * GB)
+    assert state(found) == memory_weights.state_bytes(7e9, account) == pytest.approx(total * GB)
     if account == "mixed":
         assert [found.bytes(name) / GB for name in ("weights", "gradients", "master", "optimizer")] == [14, 14, 28, 56]
 
@@ -69,28 +71,28 @@ def test_t7_logits_naive_and_ours() -> None:
 def test_t7_nf4_of_p135() -> None:
     """MISSION T7: 106,168,320 linear weights x 4.127/8 B = 54.8 MB; the other 28,346,688 stay at 2 B = 56.7 MB (the entry truncates: 56.6); 111 MB together."""
     assert P135.linear == 106_168_320
-    assert memory.nf4_bytes(P135.linear) / 1e6 == pytest.approx(54.8, abs=0.05)
+    assert memory_weights.nf4_bytes(P135.linear) / 1e6 == pytest.approx(54.8, abs=0.05)
     assert estimate(P135, setup("qlora", trainable=1, precision="bf16")).bytes("base") / 1e6 == pytest.approx(111, abs=0.6)
 
 
 def test_t7_seventy_billion_in_nf4() -> None:
     """MISSION, correction (i): 70e9 x 4/8 B = 35.0 GB of codes, x 4.127/8 B = 36.1 GB with their constants."""
-    assert memory.nf4_bytes(70e9, constants=False) / GB == pytest.approx(35.0)
-    assert memory.nf4_bytes(70e9) / GB == pytest.approx(36.1, abs=0.02)
-    assert quantised.bits() == memory.NF4_BITS
+    assert memory_weights.nf4_bytes(70e9, constants=False) / GB == pytest.approx(35.0)
+    assert memory_weights.nf4_bytes(70e9) / GB == pytest.approx(36.1, abs=0.02)
+    assert quantised.bits() == memory_weights.NF4_BITS
 
 
 def test_t7_activations() -> None:
     """Checkpointed, a bf16 layer keeps its input: 2 B x 2,048 tokens x 576 x 30 layers = 70.8 MB; the textbook's 34 B gives 1.203 GB, and ours, counted, is more: FFN is gated."""
     assert estimate(P135, setup("lora", trainable=1, precision="bf16", checkpointed=True)).bytes("activations") == 2 * 2048 * 576 * 30
-    assert memory.textbook_activations(2048, 576, 30) == 34 * 2048 * 576 * 30
-    assert memory.textbook_activations(2048, 576, 30, checkpointed=True) == 2 * 2048 * 576 * 30
+    assert memory_activations.textbook_activations(2048, 576, 30) == 34 * 2048 * 576 * 30
+    assert memory_activations.textbook_activations(2048, 576, 30, checkpointed=True) == 2 * 2048 * 576 * 30
     ours = estimate(P135, setup("lora", trainable=1, precision="bf16")).bytes("activations")
-    assert ours / memory.textbook_activations(2048, 576, 30) == pytest.approx(50.1 / 34, abs=0.01)
+    assert ours / memory_activations.textbook_activations(2048, 576, 30) == pytest.approx(50.1 / 34, abs=0.01)
 
 
 def test_chunk_is_the_heads_own() -> None:
-    assert memory.CHUNK_BYTES == scored_head.CHUNK_BYTES
+    assert memory_logits.CHUNK_BYTES == scored_head.CHUNK_BYTES
 
 
 def test_eight_bit_moments_kv_and_the_lowest_trained_layer() -> None:
@@ -110,14 +112,21 @@ def test_t7_a_teacher_and_a_rollout() -> None:
     assert [round(found.bytes(name) / 1e6, 1) for name in ("beside", "asked", "kv")] == [538.1, 686.7, 70.8]
     half = estimate(P135, replace(with_both, precision="bf16"))
     assert [round(half.bytes(name) / 1e6, 1) for name in ("beside", "asked", "kv")] == [269.0, 657.9, 35.4]
-    plain = estimate(P135, memory.alone(with_both))
+    plain = estimate(P135, memory_objective.alone(with_both))
     assert plain.total == pytest.approx(found.total - sum(found.bytes(name) for name in ("beside", "asked", "kv")))
     assert {term.name for term in plain.terms}.isdisjoint({"beside", "asked", "kv"})
 
 
+def test_t7_compared_hidden_states() -> None:
+    """The same, and the teacher's hidden states of 2 layers: 2,048 tokens x 2 x 576 x 4 B = 9.4 MB more; of 30, one for each of the student's, 15 times that."""
+    asked = [estimate(P135, setup("lora", trainable=1, beside=1, beside_hidden=576, beside_ffn=1536, compared=pairs)).bytes("asked") for pairs in (0, 2, None)]
+    assert asked[1] - asked[0] == 2048 * 2 * 576 * 4
+    assert asked[2] - asked[0] == pytest.approx(15 * (asked[1] - asked[0]))
+
+
 def test_an_unknown_technique_needs_a_measured_run() -> None:
     with pytest.raises(InputError, match="--measure"):
-        memory.check_technique("sorcery")
+        memory_activations.check_technique("sorcery")
 
 
 def test_an_estimate_says_so_and_names_what_dominates() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from planish import plan as planning
 from planish import plan_probe
 from planish.cli import app
 from planish.errors import InputError
-from planish.model import memory_shape
+from planish.model import memory_shape, planned_rows
 from planish.model.chat import Chat
 from planish.recipe import Recipe
 from planish.rows import Message
@@ -62,6 +63,25 @@ def test_the_cheapest_change_that_fits(tiny: Path, tmp_path: Path) -> None:
     assert not one.descent.asks
     assert one.descent.setup.rows == one.setup.rows
     assert f"lever {one.descent.levers[-1].number}" in planning.text([one])
+
+
+def test_rows_beyond_the_models_context_take_nothing(tiny: Path, tmp_path: Path) -> None:
+    """A row that training refuses is no part of the plan, with max_length or by the model's own context; where every row is such, that is an error."""
+    model = tmp_path / "short"
+    shutil.copytree(tiny, model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 60}), encoding="utf-8")
+    loaded = Recipe.load(recipe(tmp_path, model))
+    before = planned_rows.of(loaded, loaded.train[0], model)
+    assert before.longest <= 60
+    long = {"messages": [{"role": "user", "content": "is the phone good " * 40}, {"role": "assistant", "content": "positive"}]}
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as rows:
+        rows.write(json.dumps(long) + "\n")
+    assert planned_rows.of(loaded, loaded.train[0], model) == before
+    assert planned_rows.of(loaded, loaded.train[0], tiny).longest > 60
+    (tmp_path / "rows.jsonl").write_text(json.dumps(long) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no row can be trained on within 60 tokens"):
+        planned_rows.of(loaded, loaded.train[0], model)
 
 
 @pytest.mark.parametrize(

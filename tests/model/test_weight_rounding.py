@@ -10,9 +10,9 @@ import torch
 
 from planish.errors import InputError
 from planish.model import gram
-from planish.model.awq import scales_of, search
+from planish.model.awq import clipped, scales_of, search
+from planish.model.clipping import by_column, by_output, fitted
 from planish.model.gptq import factor, gptq, rounded
-from planish.model.gptq_grid import fitted
 from planish.model.gram import Gram
 from planish.model.load import load
 from planish.model.rtn import grid, group_for, output_error, rtn
@@ -143,7 +143,7 @@ def test_z4_a_diagonal_hessian_is_rounding_to_nearest(act_order: bool) -> None:
     weight, diagonal = torch.randn(8, 64, generator=draw), torch.diag(torch.rand(64, generator=draw) + 0.1)
     found = gptq(weight, diagonal, 4, 32, act_order=act_order).coded
     assert torch.equal(found.codes, found.grid.codes(weight, found.group_of))
-    assert torch.equal(found.grid.scale, fitted(weight, diagonal.diagonal(), 4, 32).scale)
+    assert torch.equal(found.grid.scale, fitted(weight, by_column(diagonal.diagonal()), 4, 32).scale)
 
 
 def test_z4_ex_a_grid_fitted_to_what_errors_cost() -> None:
@@ -153,9 +153,9 @@ def test_z4_ex_a_grid_fitted_to_what_errors_cost() -> None:
     .92 costs .2928, .88 .3024, the whole range .3888. What lies on the grid of the whole range keeps it.
     """
     weight = torch.tensor([[3.0, 0.64, 0.64, 0.64]])
-    assert fitted(weight, torch.tensor([0.0, 1, 1, 1]), 3, 4).scale.item() == pytest.approx(0.64)
-    assert fitted(weight, torch.ones(4), 3, 4).scale.item() == pytest.approx(0.92)
-    assert fitted(torch.tensor([[3.0, 1, 0, -2]]), torch.ones(4), 3, 4).scale.item() == 1
+    assert fitted(weight, by_column(torch.tensor([0.0, 1, 1, 1])), 3, 4).scale.item() == pytest.approx(0.64)
+    assert fitted(weight, by_column(torch.ones(4)), 3, 4).scale.item() == pytest.approx(0.92)
+    assert fitted(torch.tensor([[3.0, 1, 0, -2]]), by_column(torch.ones(4)), 3, 4).scale.item() == 1
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -164,7 +164,7 @@ def test_z4_a_fitted_grid_never_costs_more_than_that_of_the_range(symmetric: boo
     weight, cost = torch.randn(16, 128, generator=draw), torch.rand(128, generator=draw) ** 4
     of = torch.arange(128) // 32
     paid = []
-    for made in (fitted(weight, cost, 4, 32, symmetric=symmetric), grid(weight, 4, 32, symmetric=symmetric)):
+    for made in (fitted(weight, by_column(cost), 4, 32, symmetric=symmetric), grid(weight, 4, 32, symmetric=symmetric)):
         paid.append(((made.values(made.codes(weight, of), of) - weight).square() * cost).reshape(16, 4, 32).sum(-1))
     assert bool((paid[0] <= paid[1]).all())
     assert float(paid[0].sum()) < 0.9 * float(paid[1].sum())
@@ -229,6 +229,47 @@ def test_z3_ex_exponent_zero_is_rounding_to_nearest_and_the_best_is_never_worse(
     assert found.error < 0.8 * plain
     even = search(weights, Gram(torch.eye(64), torch.ones(64), 64), 4, 32)
     assert (even.exponent, even.error) == (0.0, even.rtn_error)
+
+
+def test_z3_ex_a_range_cut_for_the_outputs() -> None:
+    """3 bits, w = (3, .65, .65, .65), four inputs that are always equal, so that an output errs by the sum of the errors. The whole range,
+    s = 1: 3 (1 - .65) = 1.05, squared 1.1025.
+
+    A part p of it has s = p, 3 becomes 3 p and .65 becomes p: 3 p - 3 + 3 (p - .65) = 6 p - 4.95, which is 0 at .825; of the parts tried .84 gives .09,
+    .80 gives -.15. Squared .0081.
+    Inputs that are independent ask for another part: 9 (1 - p)^2 + 3 (p - .65)^2 is least at p = 10.95 / 12 = .9125, of the parts tried .92.
+    """
+    weight = torch.tensor([[3.0, 0.65, 0.65, 0.65]])
+    together, apart = torch.ones(4, 4), torch.eye(4)
+    found = clipped(weight, together, 3, 4)
+    assert found.grid.scale.item() == pytest.approx(0.84)
+    assert output_error(weight, found.values(), together) == pytest.approx(0.0081, rel=1e-3)
+    assert output_error(weight, rtn(weight, 3, 4).values(), together) == pytest.approx(1.1025)
+    assert clipped(weight, apart, 3, 4).grid.scale.item() == pytest.approx(0.92)
+    errors, costs = torch.randn(5, 2, 4), torch.rand(8)
+    assert torch.allclose(by_output(costs.diag())(errors), by_column(costs)(errors))
+
+
+def test_z3_a_group_costs_what_its_own_inputs_make_of_its_errors() -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs, errors = torch.randn(50, 96, generator=draw), torch.randn(7, 3, 32, generator=draw)
+    parts = [(errors[:, at] @ inputs[:, 32 * at : 32 * at + 32].T).square().sum(-1) for at in range(3)]
+    assert torch.allclose(by_output(inputs.T @ inputs)(errors), torch.stack(parts, 1), rtol=1e-4)
+
+
+def test_z3_groups_whose_cuts_add_up_to_more_keep_their_ranges() -> None:
+    """Two groups that read the same input: alone each comes nearer with a cut, which leaves both too small; rounded on whole ranges their errors cancel. Never worse than RTN."""
+    draw = torch.Generator().manual_seed(0)
+    kept = 0
+    for _ in range(200):
+        weight = torch.randn(1, 4, generator=draw) * torch.tensor([3.0, 1, 3, 1])
+        matrix = torch.ones(4, 4) + 0.01 * torch.eye(4)
+        found, plain = clipped(weight, matrix, 3, 2), rtn(weight, 3, 2)
+        assert output_error(weight, found.values(), matrix) <= output_error(weight, plain.values(), matrix)
+        alone = fitted(weight, by_output(matrix), 3, 2)
+        if not torch.equal(alone.scale, plain.grid.scale) and torch.equal(found.grid.scale, plain.grid.scale):
+            kept += 1
+    assert kept > 0
 
 
 def test_z3_before_rounding_outputs_are_equal() -> None:

@@ -17,7 +17,7 @@ from planish.model.example import Example
 from planish.model.load import load
 from planish.model.policy import score
 from planish.model.template import Refused
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.rows import Origin, TextRow
 
 DOCUMENTS = [

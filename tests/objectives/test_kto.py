@@ -28,7 +28,7 @@ def test_z0_is_a_mean_that_is_never_negative_and_has_no_gradient() -> None:
     policy = answers((-1.0,), (-3.0,), (-1.0,), (-1.5,), given=[(-2.0, 1.0), (-2.0, 1.0), (-2.0, 0.0), (-2.0, 0.0)])
     found = kto.loss(policy)
     assert found.total.item() == pytest.approx(1 - 1 / (1 + math.exp(-0.1)) + 1 / (1 + math.exp(-0.1)), abs=1e-6)
-    assert found.metrics == pytest.approx({"z0": 0, "accuracy": 1, "good": 1, "good_log_ratio": 1, "bad_log_ratio": 1})
+    assert found.metrics == pytest.approx({"z0": 0, "accuracy": 1, "good": 1, "good_log_ratio": 1, "bad_log_ratio": 1, "good_tokens": 1, "bad_tokens": 1})
     found.total.backward()
     grad = policy.log_prob.grad
     assert grad is not None

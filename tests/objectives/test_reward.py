@@ -57,7 +57,7 @@ def test_a_model_without_a_reward_head_is_refused(tiny: Path) -> None:
         reward.loss(scored(head.attach(load(tiny, "fp32"), labels=["a", "b"]), examples))
     with pytest.raises(InputError) as refused:
         reward.loss(scored(head.attach(load(tiny, "fp32"), kind="reward", pooling="mean"), examples), margin=-1.0)
-    assert [problem.where for problem in refused.value.problems] == ["objective.reward.margin", "train.adapter.head.pooling"]
+    assert [problem.where for problem in refused.value.problems] == ["train.objective.reward.margin", "train.adapter.head.pooling"]
 
 
 def test_the_reward_is_that_of_the_whole_answer(tiny: Path) -> None:

@@ -27,4 +27,4 @@ def test_beta_and_gamma() -> None:
 def test_options_without_meaning_are_refused_together() -> None:
     with pytest.raises(InputError) as refused:
         simpo.loss(answers((-1.0,), (-1.0,)), beta=0.0, gamma=-1.0)
-    assert [problem.where for problem in refused.value.problems] == ["objective.simpo.beta", "objective.simpo.gamma"]
+    assert [problem.where for problem in refused.value.problems] == ["train.objective.simpo.beta", "train.objective.simpo.gamma"]

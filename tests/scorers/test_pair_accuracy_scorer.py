@@ -55,6 +55,18 @@ def test_p4_a_reward_models_rewards() -> None:
         pair_accuracy.score(_sample(0), (float("nan"), 1.0))
 
 
+def test_e1_an_answer_that_was_judged_gains_or_loses_on_the_base() -> None:
+    """MISSION E1: a good answer at -10, the base's -14, gained 4 nats: right; a bad one at -10, the base's -11, gained as well: wrong, by 1. What changed nothing is half right."""
+    judged = [_sample(number).model_copy(update={"pair": None, "judged": (PAIR[number % 2], number != 1)}) for number in range(3)]
+    scores = [pair_accuracy.score(sample, told) for sample, told in zip(judged, [(-10.0, -14.0), (-10.0, -11.0), (-2.0, -2.0)], strict=True)]
+    assert [(score.value, score.detail["margin"]) for score in scores] == [(1.0, 4.0), (0.0, -1.0), (0.5, 0.0)]
+    found = pair_accuracy.metrics(scores, (), resamples=100)
+    assert found.keys() == {"accuracy", "margin"}
+    assert (found["accuracy"].value, found["margin"].value) == (0.5, 1.0)
+    with pytest.raises(InputError, match="a reward model rates pairs"):
+        pair_accuracy.score(judged[0], (-10.0,))
+
+
 @pytest.mark.parametrize("answer", [None, "yes", (-1.0, -2.0, -3.0), (-1.0, -2.0, 0.5, -1.0), (float("nan"), -1.0, -1.0, -1.0)])
 def test_what_are_no_log_probabilities_is_refused(answer: object) -> None:
     with pytest.raises(InputError, match="r0"):

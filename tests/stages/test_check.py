@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from planish.check import as_json, check_rows, text, write
 from planish.cli import app
 from planish.errors import InputError
-from planish.recipe import Use
+from planish.recipe_keys import Use
 
 
 def _chat(question: str, answer: str) -> str:
@@ -40,6 +41,17 @@ def test_d2_every_refused_row_is_named_with_its_line(tmp_path: Path) -> None:
     write(checked, tmp_path / "out")
     assert len((tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert as_json(checked)["counts"] == checked.counts
+
+
+def test_each_refused_row_is_told_with_the_fix_that_is_its_own(tmp_path: Path) -> None:
+    """Three rows that are no JSON for three reasons, so with three fixes; two that lack the same, with one for both."""
+    path = tmp_path / "rows.jsonl"
+    broken = ['{"text": "a", "text": "b"}', '{"text": NaN}', "hello", '{"messages": []}', '{"messages": []}']
+    path.write_text("\n".join([*LINES[:1], *broken]) + "\n", encoding="utf-8")
+    said = text(check_rows(path, checks=[]))
+    for line in ("rows.jsonl:2 .*twice.*; fix: keep one of the two", "rows.jsonl:3 .*NaN.*; fix: write null", "rows.jsonl:4 .*; fix: write one JSON object"):
+        assert re.search(line, said), said
+    assert said.count("fix: add the assistant's answer") == 1
 
 
 def test_rows_of_a_gold_file_are_looked_for(tmp_path: Path) -> None:

@@ -93,10 +93,11 @@ def test_c1_general_rows_are_the_share_of_the_loss_that_was_asked(home: Path) ->
         (CPT.replace("documents: documents, ", ""), r"train\[0\]\.documents: is missing: cpt reads documents"),
         (SFT.replace("adapter:", "documents: documents, adapter:"), r"train\[0\]\.documents: sft learns from the rows of data"),
         (CPT.replace("max_steps", "max_length: 64, max_steps"), r"train\[0\]\.max_length: has no place here"),
+        (CPT.replace("block: 64", "block: 1024"), r"train\[0\]\.objective\.cpt\.block: is 1024, and the model reads 512"),
         (CPT.replace("documents: documents", "documents: nowhere"), r"train\.documents: .*nowhere: there is no such file"),
         (CPT.replace("max_steps", "replay: {rows: self}, max_steps"), r"train\[0\]\.replay\.rows: the base's own answers"),
     ],
-    ids=["none", "for-sft", "max-length", "missing", "self"],
+    ids=["none", "for-sft", "max-length", "block", "missing", "self"],
 )
 def test_c1_what_does_not_fit_is_refused_before_anything_runs(home: Path, entry: str, said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +14,17 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.conftest import make_tiny
 from typer.testing import CliRunner
 
 from planish import gold_page
-from planish.check import check_rows
-from planish.cli import app
+from planish.check import check_rows, text
+from planish.cli import app, preflight_memory
 from planish.errors import InputError
+from planish.model import dialogues
+from planish.plan import machine
+from planish.recipe import Recipe
+from planish.recipe_keys import Use
 
 PLANISH = [sys.executable, "-c", "from planish.cli import main; main()"]
 
@@ -135,3 +141,53 @@ def test_a_killed_check_leaves_no_process_behind(tmp_path: Path) -> None:
     time.sleep(1)
     commands = [each.read_bytes() for each in Path("/proc").glob("[0-9]*/cmdline") if each.exists()]
     assert not [command for command in commands if str(path).encode() in command]
+
+
+def test_preflight_reads_the_rows_as_the_recipe_says(tmp_path: Path) -> None:
+    """Columns whose names say nothing: the recipe's mapping says what they are, and its `clean` tidies prompts as prepare will."""
+    lines = ["colA,colB", *(f"Who lives in house {number}\u200b?,Family {number}" for number in range(30))]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = "{path: rows.csv, task: chat, mapping: {colA: prompt, colB: completion}, clean: [control]}"
+    (tmp_path / "recipe.yaml").write_text(f"recipe: 1\nmodel: some/model\ndata: {data}\n", encoding="utf-8")
+    found = dialogues.of_recipe(Recipe.load(tmp_path / "recipe.yaml"))
+    assert len(found.table) == 30
+    assert [message.content for message in found.row("2").messages] == ["Who lives in house 0?", "Family 0"]
+
+
+def test_check_says_which_columns_it_took_for_what_and_in_which_file_a_row_stands(tmp_path: Path) -> None:
+    """Two tables with columns of other names; the warning about a row of the second names that file."""
+    for name, label in (("a", "good"), ("b", "bad")):
+        said = [f"{name} {number} of the long road,{label}" for number in range(30)]
+        said[3] = f"as it was said caf\u00c3\u00a9 {name},{label}" if name == "b" else said[3]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["Review,Sentiment", *said]) + "\n", encoding="utf-8")
+    told = text(check_rows(tmp_path, checks=[Use(name="text")]))
+    assert "columns read as: Review → text, Sentiment → label" in told
+    assert re.search(r"mojibake: 1\n    b\.csv:5 ", told)
+
+
+def test_columns_that_are_not_sure_are_taken_by_a_command_that_there_is(tmp_path: Path) -> None:
+    """`--force` is the verb map's alone, so the refusal of every other verb names the whole command."""
+    rows = [f"{number} of the long road,the answer is {number}" for number in range(10)]
+    (tmp_path / "odd.csv").write_text("\n".join(["instruction,reply", *rows]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        check_rows(tmp_path / "odd.csv")
+    assert f"planish map {tmp_path / 'odd.csv'} --force" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("memory", "allowed", "status", "said"),
+    [
+        ("8GB", "[]", "ok", "of 8.00 GB"),
+        ("3MB", "[]", "red", "train"),
+        ("1MB", "[lora, qlora, adamw_8bit, lower_rank, drop_rows]", "red", "nothing makes it fit"),
+    ],
+)
+def test_k4_memory_is_held_against_the_machine(tmp_path: Path, memory: str, allowed: str, status: str, said: str) -> None:
+    """A tiny model trained whole: it fits 8 GB, not 3 MB as it is written, and 1 MB whatever is done."""
+    make_tiny(tmp_path / "model", hidden=64)
+    _rows(tmp_path / "rows.jsonl", 60)
+    entry = f"{{objective: sft, adapter: full, max_steps: 2, batch_size: 8, on_out_of_memory: {allowed}}}"
+    (tmp_path / "recipe.yaml").write_text(f"recipe: 1\nmodel: model\ndata: {{path: rows.jsonl}}\ntrain: [{entry}]\n", encoding="utf-8")
+    (line,) = preflight_memory.lines(Recipe.load(tmp_path / "recipe.yaml"), machine(None, memory))
+    assert (line.check, line.status) == ("memory", status), line
+    assert said in line.detail + line.fix

@@ -18,7 +18,8 @@ from planish.model.asker import decoding_of
 from planish.model.constraint import Constraint
 from planish.model.engine import Decoding
 from planish.progress import Silent
-from planish.recipe import DecodingSection, Recipe
+from planish.recipe import Recipe
+from planish.recipe_evaluate import DecodingSection
 
 QUESTIONS = [{"question": f"what is number {n} like", "answer": "good phone" if n % 2 else "bad sound"} for n in range(200)]
 LABELS = [{"text": f"the phone {n} is {'good' if n % 2 else 'bad'}", "label": "positive" if n % 2 else "negative"} for n in range(200)]

@@ -11,7 +11,7 @@ from planish.data.task import make
 from planish.errors import InputError
 from planish.model.chat import Chat
 from planish.objectives import sft
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.rows import ChatRow, Message, Origin, PromptCompletionRow, TextRow
 from planish.stages._encoding import encode
 
@@ -39,6 +39,20 @@ def test_k6_a_row_over_the_length_is_refused_with_its_reason_and_never_cut(tiny:
     made, refused = encode(_section(max_length=64), [*ROWS, long], make("chat"), tiny, tmp_path)
     assert len(made) == 20
     assert [(one["row"], one["code"]) for one in refused] == [("long", "answer_truncated")]
+
+
+def test_k5_without_a_length_of_its_own_a_row_ends_with_the_models_context(tiny: Path, tmp_path: Path) -> None:
+    """The model has 512 positions: a row of more is refused with its reason, and one that an entry asks for all the same is trained on; documents go on in the next block."""
+    long = PromptCompletionRow(id="long", origin=WHERE, prompt="q", completion="word " * 400)
+    assert len(Chat.load(tiny).trained(make("chat").conversation(long).messages).ids) > 512
+    _, refused = encode(_section(), [*ROWS, long], make("chat"), tiny, tmp_path)
+    assert [(one["row"], one["code"]) for one in refused] == [("long", "answer_truncated")]
+    assert "512" in refused[0]["why"]
+    made, refused = encode(_section(max_length=9000), [*ROWS, long], make("chat"), tiny, tmp_path)
+    assert (len(made), refused) == (21, [])
+    document = TextRow(id="text", origin=WHERE, text="word " * 400)
+    made, refused = encode(_section(objective="cpt"), [document], make("chat"), tiny, tmp_path)
+    assert (len(made), refused) == (1, [])
 
 
 def test_rows_of_another_shape_are_refused_by_an_objective_that_reads_its_own(tiny: Path, tmp_path: Path) -> None:

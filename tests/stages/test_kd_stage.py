@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from planish.data.capture_file import CAPTURE, MANIFEST
 from planish.errors import InputError
 from planish.model.curve import Step
 from planish.recipe import Recipe
-from planish.stages import _files, _ready, _tuning, train
+from planish.stages import _beside, _files, _ready, _tuning, train
 from planish.stages._ready import Job
 
 ROWS = [{"messages": [{"role": "user", "content": f"the phone {n}"}, {"role": "assistant", "content": f"good sound {n}"}]} for n in range(90)]
@@ -104,6 +105,43 @@ def test_a_capture_of_another_chat_is_refused(home: Path, name: str, why: str) -
         _ready.read_rows(job(home, f"{name}.yaml"))
     with pytest.raises(InputError, match=rf"train\[0\].objective.kd.capture.*{why}"):  # and before a baseline has run
         train.preflight(Recipe.load(home / f"{name}.yaml"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("temperature: 3", r"train\[0\]\.objective\.kd\.temperature: 3 was not captured"),
+        ("tail: sampled", r"train\[0\]\.objective\.kd\.tail: the capture holds no draws"),
+        ("ce_weight: 0, kd_weight: 0", "are both 0"),
+    ],
+)
+def test_s2_options_that_the_capture_cannot_give_are_refused_before_anything_runs(home: Path, options: str, why: str) -> None:
+    """S2 Bad: before a baseline has run, and beside a capture that is not there too, where they mean nothing whatever it holds."""
+    text = (home / "recipe.yaml").read_text(encoding="utf-8").replace("ce_weight: 0.1, kd_weight: 0.9", options)
+    (home / "options.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=why):
+        train.preflight(Recipe.load(home / "options.yaml"), None)  # type: ignore[arg-type]
+    (home / "options.yaml").write_text(text.replace("held", "nowhere"), encoding="utf-8")
+    found = _beside.refusals_of_entry(Recipe.load(home / "options.yaml"), 0, home / "model")
+    assert [problem.why for problem in found] == (["ce_weight and kd_weight are both 0: nothing would be learned"] if "both" in why else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("--temperature", "2", "--samples", "4"), r"(?s)--samples: .*--temperature: .*a capture has --temperatures"),
+        (("--text", "new.jsonl", "--tail-samples", "4", "--align"), r"(?s)--align: .*--tail-samples: is of what a capture keeps"),
+    ],
+)
+def test_options_that_would_be_left_aside_are_refused(home: Path, tmp_path: Path, given: tuple[str, ...], why: str) -> None:
+    """Those of --text without it and those of a capture with it, before the recipe is read."""
+    from typer.testing import CliRunner
+
+    from planish.cli import app
+
+    done = CliRunner().invoke(app, ["capture", str(tmp_path / "nowhere.yaml"), "--teacher", "teacher", *given])
+    assert isinstance(done.exception, InputError)
+    assert re.search(why, str(done.exception))
 
 
 def test_a_missing_capture_is_refused(home: Path) -> None:

@@ -87,6 +87,7 @@ def test_all_nine_stages_and_what_a_second_run_skips(home: Path) -> None:
     first = run(home, "observe", unproven=True)
     assert first.exit_code == 3  # the gate asks .99 of a random model
     assert set(status(first).values()) == {"done"}
+    assert not list((home / "work" / "work").iterdir())  # checkpoints are for going on, and there is nothing left to go on with
     served = first.stages["serve"].folder
     assert served is not None
     answers = read_json(served / "answers.json")

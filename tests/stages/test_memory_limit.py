@@ -15,7 +15,8 @@ from planish import pipeline
 from planish.errors import RunFailed
 from planish.events import EventType
 from planish.model import machine, memory, out_of_memory
-from planish.recipe import LaunchSection, Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_train import LaunchSection, TrainSection
 from planish.stages import _ranked, _within_memory
 from planish.stages._context import read_json
 from planish.stages._ready import Job

@@ -200,6 +200,9 @@ def test_the_hidden_state_term_through_the_stage(home: Path, tmp_path: Path) -> 
         ("on_policy_kd: {teacher: https://api.example.com/v1}", "", "not of given ones"),
         ("on_policy_kd: {teacher: nowhere}", "", "is no bundled model"),
         ("on_policy_kd: {teacher: teacher}", "launch: {ranks: 2}", "one process write"),
+        ("on_policy_kd: {teacher: teacher, lambda_on: 2}", "", "lambda_on: is 2"),
+        ("on_policy_kd: {teacher: teacher, hidden_weight: 1}", "", "32 values, the teacher's 48"),
+        ("on_policy_kd: {teacher: teacher, capture: held, temperature: 3}", "", "3 was not captured"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(home: Path, objective: str, more: str, why: str) -> None:
@@ -226,7 +229,7 @@ def test_memory_is_planned_with_the_teacher_and_the_longest_samples(home: Path, 
 
     from planish.model import memory
     from planish.model.chat import Chat
-    from planish.recipe import TrainSection
+    from planish.recipe_train import TrainSection
     from planish.rows import Message
     from planish.stages._within_memory import expect
 

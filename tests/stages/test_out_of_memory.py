@@ -19,7 +19,8 @@ from planish.model.backbone import layers
 from planish.model.curve import Step
 from planish.model.ranks import ALONE
 from planish.model.step import micro_batches
-from planish.recipe import Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_train import TrainSection
 from planish.stages import _within_memory
 from planish.stages._context import read_json
 from planish.stages._ready import Job, read_rows

@@ -10,12 +10,14 @@ import pytest
 from tests.conftest import make_tiny
 
 from planish import blind, pipeline
+from planish.check import check_rows
 from planish.data import dataset, gold
 from planish.data.gold_lock import lock
 from planish.errors import InputError
 from planish.events import EventType
 from planish.progress import Silent
 from planish.recipe import Recipe
+from planish.recipe_keys import Use
 from planish.store import Store
 
 RECIPE = """\
@@ -67,6 +69,40 @@ def test_d10_rows_that_come_as_gold_are_gold_and_nothing_else_is(tmp_path: Path)
         _prepared(tmp_path, "gold: own.jsonl")
     lock(tmp_path / "own.jsonl", "one more row")
     assert gold.read(_prepared(tmp_path, "gold: own.jsonl")[1].gold_path).version == 2
+
+
+def test_d10_gold_rows_that_another_data_set_held_are_gold_all_the_same(tmp_path: Path) -> None:
+    """40 stored rows of an earlier data set as the gold file: each keeps the origin it had, so no file name tells that it is gold."""
+    make_tiny(tmp_path / "model")
+    _rows(tmp_path / "rows.jsonl", "all", 400)
+    _, made = _prepared(tmp_path, "checks: [duplicates]")
+    stored = (made.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "mine.jsonl").write_text("\n".join(stored[:40]) + "\n", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text("\n".join(stored[40:]) + "\n", encoding="utf-8")
+    _, again = _prepared(tmp_path, "gold: mine.jsonl, checks: [duplicates, leakage]")
+    gold_ids = {row_id for row_id, name in dataset.assignment(again).items() if name == "gold"}
+    assert gold_ids == {json.loads(line)["id"] for line in stored[:40]}
+    checked = check_rows(tmp_path / "rows.jsonl", gold=tmp_path / "mine.jsonl", checks=[Use(name="leakage")])
+    assert checked.found["leakage"].figures["evaluation_rows"] == {"gold": 40}
+
+
+def test_d8_d10_rows_of_a_gold_row_s_group_are_set_aside(tmp_path: Path) -> None:
+    """100 rows of shops s0 to s19, 40 gold rows of shops s0 and s1: the 12 rows of these shops go, by name, and gold stays whole."""
+    make_tiny(tmp_path / "model")
+    for name, count, shops in (("rows", 100, 20), ("own", 40, 2)):
+        _rows(tmp_path / f"{name}.jsonl", name, count)
+        lines = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        grouped = (json.dumps(line | {"shop": f"s{index // 2 % shops}"}) for index, line in enumerate(lines))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(grouped) + "\n", encoding="utf-8")
+    _, made = _prepared(tmp_path, "gold: own.jsonl, split: {group_by: shop}, checks: [duplicates, leakage]")
+    gone = list(dataset.rejected_rows(made))
+    assert {(row.file, row.code.value) for row in gone} == {("rows.jsonl", "group_leak")}
+    assert len(gone) == 12
+    assert {json.loads(row.raw)["shop"] for row in gone} == {"s0", "s1"}
+    assert made.manifest.counts["n_in"] == 140 == made.manifest.counts["n_accepted"] + len(gone)
+    assert made.manifest.counts["gold"] == 40
+    checked = check_rows(tmp_path / "rows.jsonl", gold=tmp_path / "own.jsonl", group_by="shop", checks=[Use(name="leakage")])
+    assert {row.line for row in checked.rejected} == {row.line for row in gone}
 
 
 def test_d10_the_blind_half_is_opened_once(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from planish import pipeline
 from planish.errors import InputError
 from planish.events import EventType
 from planish.model.curve import Step
-from planish.recipe import Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_train import TrainSection
 from planish.stages import _ready, _tuning
 from planish.stages._ready import Job
 
@@ -114,6 +115,29 @@ def test_rows_of_the_wrong_shape_are_refused(home: Path, tmp_path: Path) -> None
             _tuning.tune(job(home, tmp_path / place, data, objective=objective), Heard())
     with pytest.raises(InputError, match="are marked good"):
         _tuning.tune(job(home, tmp_path / "c", "single", objective="kto"), Heard())
+
+
+@pytest.mark.parametrize(
+    ("objective", "wrong"),
+    [
+        ("dpo: {beta: -1, loss: ipo, label_smoothing: 0.1}", ["dpo.beta", "dpo.label_smoothing"]),
+        ("dpo: {beta: .inf}", ["dpo.beta"]),
+        ("orpo: {lambda_or: .nan}", ["orpo.lambda_or"]),
+        ("simpo: {beta: 0, gamma: .nan}", ["simpo.beta", "simpo.gamma"]),
+        ("kto: {beta: 0, good_weight: -1}", ["kto.beta", "kto.good_weight"]),
+        ("kto: {good_weight: 0, bad_weight: 0}", ["kto"]),
+        ("reward: {margin: -1}", ["reward.margin"]),
+    ],
+)
+def test_options_without_meaning_are_refused_before_anything_runs(objective: str, wrong: list[str], home: Path, tmp_path: Path) -> None:
+    """Exit code 2 says that nothing was run: not after rows were prepared and baselines asked. All of them at once, each with its key."""
+    adapter = "{head: {kind: reward}}" if objective.startswith("reward") else "lora"
+    text = (home / "pairs.yaml").read_text(encoding="utf-8").replace("objective: dpo, adapter: lora", f"objective: {{{objective}}}, adapter: {adapter}")
+    (home / "wrong.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        pipeline.run(Recipe.load(home / "wrong.yaml"), workspace=tmp_path / "space", until="train")
+    assert [problem.where for problem in refused.value.problems] == [f"train[0].objective.{name}" for name in wrong]
+    assert not (tmp_path / "space" / "artifacts").exists()
 
 
 def test_the_test_of_an_entry_writes_no_reference(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

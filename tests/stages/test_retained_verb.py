@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from typer.testing import CliRunner
 
 from planish import pipeline, retained
 from planish.cli import app
+from planish.data.task import Task
 from planish.errors import InputError
 from planish.events import EventType
+from planish.model.asker import told_of
+from planish.model.engine import Decoding
 from planish.recipe import Recipe
+from planish.recipe_evaluate import DecodingSection
 from planish.store import Store
 
 WORDS = ["red", "blue", "green", "old", "new", "small", "large", "quick", "slow", "warm"]
@@ -54,6 +59,7 @@ def test_s5_runs_are_judged_by_slice_with_size_and_time(home: tuple[Path, list[s
     assert told["seconds_ratio"] > 0
     assert "by slice, label.accuracy" in said.output
     assert "student / teacher: bytes of weights 1.0" in said.output
+    assert told["decoding_unknown"] == []
     store = Store(folder / "work")
     assert EventType.GOLD_READ in [event.type for event in store.events(student)][-3:]
     store.close()
@@ -95,3 +101,28 @@ def test_a_curve_that_is_none_is_refused_with_its_line(home: tuple[Path, list[st
         retained.judge(student, f"{student}:prompt", control, "label.accuracy", curve=path, workspace=folder / "work")
     [problem] = refused.value.problems
     assert why in f"{problem.where} {problem.why}"
+
+
+def test_s5_a_report_carries_how_its_answers_were_made(home: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Labels are chosen by the tuned model and by its base; the majority asks no model, and says so. Another decoding on one side is refused by the verb."""
+    folder, (student, control) = home
+    found = {name: retained.answered(name, folder / "work").report for name in (student, f"{student}:prompt", f"{student}:majority")}
+    assert [one.decoding for one in found.values()] == [{"choice": "the most probable label"}] * 2 + [None]
+    sampled = found[student].model_copy(update={"decoding": {"temperature": 0.7}})
+    (tmp_path / "student.json").write_text(sampled.model_dump_json(), encoding="utf-8")
+    with pytest.raises(InputError, match=r"decoded otherwise: choice None against the most probable label, temperature 0\.7 against None"):
+        retained.judge(str(tmp_path / "student.json"), f"{student}:prompt", control, "label.accuracy", workspace=folder / "work")
+
+
+def test_every_setting_of_a_written_answer_is_kept() -> None:
+    """Those that the recipe gives and those that are the task's own, the constraint as the recipe wrote it; it goes to JSON and back unchanged."""
+    given = DecodingSection.model_validate({"temperature": 0.5, "stop": ["\n"], "constraint": {"regex": "[ab]+"}})
+    kept = told_of(Task(shape="chat"), given)
+    assert kept == json.loads(json.dumps(kept))
+    assert (kept["temperature"], kept["stop"], kept["constraint"], kept["max_new_tokens"]) == (
+        0.5,
+        ["\n"],
+        {"regex": "[ab]+"},
+        Task(shape="chat").kind.max_new_tokens,
+    )
+    assert {field.name for field in fields(Decoding)} == kept.keys()

@@ -8,7 +8,7 @@ from planish.data import task
 from planish.errors import InputError
 from planish.evidence.facts import ReportFacts
 from planish.evidence.paired import compare
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.rows import Message, Sample
 from planish.rules import decide, parse
 from planish.scores import EvalReport

@@ -20,7 +20,9 @@ from planish.model.class_head import class_logits
 from planish.model.preference import continuations
 from planish.model.trained import open_trained
 from planish.progress import Terminal
-from planish.recipe import DecodingSection, Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_evaluate import DecodingSection
+from planish.recipe_train import TrainSection
 from planish.scores import EvalReport
 from planish.stages._context import read_json, read_reports
 from planish.stages._deployment import live
@@ -163,6 +165,18 @@ def test_e1_preference_accuracy_of_the_base_is_chance_and_training_moves_it(mode
     assert found["prompt"].metrics["pair_accuracy.accuracy"].value == 0.5
     assert all(score.value == 0.5 for score in found["prompt"].scores)
     assert found["lora"].metrics["pair_accuracy.accuracy"].value > 0.8
+
+
+def test_e1_judged_answers_are_scored_without_a_partner(model: Path, tmp_path: Path) -> None:
+    """MISSION E1, KTO: with no scorer named, single answers marked good or bad are held against the base, which has .5; a run on rows that can be told apart orders most."""
+    rows = [{"prompt": f"how is phone {n}?", "completion": ("it is good", "bad bad bad")[n % 2], "label": n % 2 == 0} for n in range(144)]
+    recipe = _recipe(tmp_path, model, "preference", rows=rows)
+    section = {**recipe.train[0].model_dump(), "objective": "kto", "max_steps": 20}
+    found = _reports(tmp_path, recipe.model_copy(update={"train": [TrainSection.model_validate(section)]}))
+    assert all(score.value == 0.5 for score in found["prompt"].scores)
+    assert found["lora"].metrics["pair_accuracy.accuracy"].value > 0.8
+    assert found["lora"].metrics["pair_accuracy.margin"].value > 0
+    assert "pair_accuracy.likelihood_accuracy" not in found["lora"].metrics
 
 
 def test_p4_a_reward_model_is_judged_by_its_own_rewards(model: Path, tmp_path: Path) -> None:

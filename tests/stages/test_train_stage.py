@@ -22,10 +22,12 @@ from planish.cli import app
 from planish.errors import InputError, RunFailed
 from planish.events import EventType
 from planish.model import trained
+from planish.model.checkpoint import Position
 from planish.model.curve import Step, note
+from planish.model.plan import make_plan
 from planish.progress import Silent, Terminal
 from planish.recipe import Recipe
-from planish.stages import train
+from planish.stages import _tuning, train
 from planish.stages._context import Context, read_json
 from planish.store import Store
 
@@ -290,7 +292,8 @@ def test_x6_a_lost_rank_begins_again_from_the_newest_checkpoint(home: Path, tmp_
     def event(self: train.Live, type: EventType, body: dict[str, Any], severity: Any = "info") -> None:
         real(self, type, body, severity)
         if type is EventType.TRAIN_CHECKPOINT and not killed:
-            killed.append(psutil.Process().children()[-1].pid)
+            ranks = [child for child in psutil.Process().children() if "planish.stages._ranked" in child.cmdline()]  # another test's child may live on
+            killed.append(max(ranks, key=lambda child: child.create_time()).pid)
             os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(train.Live, "event", event)
@@ -310,3 +313,33 @@ def test_what_a_rank_refuses_is_said_as_one_process_would(home: Path, tmp_path: 
         failing.go()
     assert failed.value.reason_code == "adapter_did_nothing"
     assert dataclasses.is_dataclass(failed.value.problems[0])
+
+
+def test_weights_kept_from_a_step_that_only_warmed_up_are_said_to_be(home: Path, tmp_path: Path) -> None:
+    """Of 2 steps the first warms up at a rate of 0, and the second throws the loss up: the best step is the first, whose weights are the start's. The fix is not a higher rate."""
+    entry = LORA.replace("max_steps: 6", "max_steps: 2, keep: best, warmup: 0.5").replace("learning_rate: 1e-2", "learning_rate: 1e3")
+    with pytest.raises(RunFailed) as failed:
+        Run(home, tmp_path, entry).go()
+    assert failed.value.reason_code == "adapter_did_nothing"
+    [problem] = failed.value.problems
+    assert "best validation loss is that of step 1 of 2 and the rate was 0 until then: it warms up from 0 over 1 steps" in problem.why
+    assert "warmup: 0" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("position", "said"),
+    [
+        (Position(3, 0, best=1.0, best_step=1), "best validation loss is that of step 1 of 3"),
+        (Position(3, 0, best=1.0, best_step=2), ""),
+        (Position(1, 0), "the run ended after step 1 of 3"),
+        (Position(3, 0), ""),
+        (Position(0, 0), ""),
+    ],
+)
+def test_only_steps_without_any_rate_are_called_warm_up(position: Position, said: str) -> None:
+    """Warm-up over 2 of 3 steps: rates 0, 1/2, 1 of the peak. Without warm-up no step is."""
+    settings: dict[str, Any] = {"batch_size": 2, "epochs": None, "max_steps": 3, "validations": 3, "checkpoints": 0, "micro_tokens": 64, "clip": 1.0, "seed": 1}
+    settings |= {"learning_rate": 1e-3, "schedule": "cosine", "weight_decay": 0.0, "precision": "fp32", "keep": "best"}
+    found = _tuning.still_warming(make_plan(8, warmup=0.6, **settings), position)
+    assert (said in found) if said else not found
+    assert not _tuning.still_warming(make_plan(8, warmup=0.0, **settings), position)

@@ -9,8 +9,9 @@ import pytest
 
 from planish.errors import InputError
 from planish.merge import load
+from planish.model.merge_settings import Filtered, value
 from planish.model.mergekit_yaml import read
-from planish.model.merging import Filtered, read_spec, value
+from planish.model.merging import read_spec
 
 TWO = [{"model": "a"}, {"model": "b"}]
 

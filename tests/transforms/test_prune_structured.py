@@ -162,6 +162,17 @@ def test_a_size_target_takes_the_fewest_units(four: Path) -> None:
         to_target(source, total, "channels", Removal())
 
 
+def test_a_target_leaves_channels_in_whole_blocks(tmp_path: Path) -> None:
+    """4 layers of 192 channels, 4 * 3 * 64 = 768 parameters a channel: 10,000 fewer need 14, which leave 178; 160 are five blocks of 32. 192 less 170 are 22, no block at all:
+    as asked. 144 channels, as above, were no whole blocks before."""
+    source = Source(make_tiny(tmp_path / "model", hidden=64, layers=4))
+    total = sum(entry.size for entry in source.entries.values())
+    for less, removed in ((10_000, 32), (768 * 32, 32), (768 * 33, 64), (768 * 170, 170)):
+        assert to_target(source, total - less, "channels", Removal()).channels == removed
+    done = forecast(source, cut_of(source.units, Removal(channels=32), some_scores(source.units)), Removal(channels=32))
+    assert not [said for said in done.warnings if "multiple" in said]
+
+
 def test_a_trimmed_vocabulary_counts_towards_a_target(four: Path) -> None:
     """512 - 300 ids of 48 values are 10,176 parameters: of 12,000 they leave 1,824, which is 4 channels of 576; 10,000 are met by them alone."""
     source = Source(four)

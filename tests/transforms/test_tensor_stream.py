@@ -43,6 +43,39 @@ def test_reads_what_safetensors_wrote(tmp_path: Path) -> None:
             assert torch.equal(folder.read(name, 5, 20), tensor.float().reshape(-1)[5:20])
 
 
+def test_a_tensor_of_several_pieces_is_read_whole_and_none_of_it_stays_in_memory(tmp_path: Path) -> None:
+    """40 MB in bf16, a stretch across the edges of pieces, then every stretch into one buffer: the process grows by less than an eighth of the file.
+
+    Of a mapped file a seventh stayed, which is why files are read and not mapped.
+    """
+    tmp_path.joinpath("a").mkdir()
+    given = torch.arange(20_000_000, dtype=torch.float32).remainder(251).to(torch.bfloat16)
+    save_file({"w": given}, tmp_path / "a" / "model.safetensors")
+    folder = TensorFolder(tmp_path / "a")
+    edges = 3, 2 * tensor_stream.PIECE + 5
+    assert torch.equal(folder.read("w", *edges), given[slice(*edges)].float())
+    into, before = torch.empty(2**17), _resident()
+    for start in range(0, given.numel() - into.numel(), into.numel()):
+        folder.read("w", start, start + into.numel(), into)
+    assert torch.equal(into, given[start : start + into.numel()].float())
+    assert _resident() - before < 5_000_000
+
+
+def _resident() -> int:
+    """Bytes of this process in memory, mapped files among them."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    """The header was sound when the folder was opened; a mapped file would end the process with SIGBUS here."""
+    saved(tmp_path / "a")
+    folder, path = TensorFolder(tmp_path / "a"), tmp_path / "a" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-200])
+    last = max(folder.entries, key=lambda name: folder.entries[name].start)
+    with pytest.raises(InputError, match="cut short"):
+        folder.read(last)
+
+
 def test_reading_never_changes_a_file(tmp_path: Path) -> None:
     saved(tmp_path / "a")
     before = file_hash(tmp_path / "a" / "model.safetensors")

@@ -9,10 +9,11 @@ from typing import Any
 
 from planish.advise import drafted, measured
 from planish.advise.measured import Fit, Looked
+from planish.data import hub
 from planish.errors import InputError, Problem
 from planish.evidence.gap import measured_gap
 from planish.evidence.guide import Advice, Answers, Facts, Recommendation, Withheld, advise, rungs
-from planish.recipe import TaskShape
+from planish.recipe_data import TaskShape
 
 __all__ = ["Advice", "Answers", "Counsel", "Facts", "Fit", "Looked", "Recommendation", "Withheld", "advise", "as_json", "of", "rungs", "text"]
 
@@ -45,7 +46,7 @@ def of(
     Raises InputError for a source that is neither, for contradictory answers, and where nothing is known at all."""
     if source is None:
         looked = Looked("", task, Facts(task=task))
-    elif Path(source).exists():
+    elif hub.named(source) or Path(source).exists():
         looked = measured.rows(Path(source), task)
     else:
         looked, model = _of_run(source, workspace)

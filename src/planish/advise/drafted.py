@@ -9,6 +9,7 @@ from typing import Any
 
 from planish import rules
 from planish.advise.measured import Looked
+from planish.data import hub
 from planish.data.task import FORGETTING, KINDS, METRICS, TRIVIAL
 from planish.errors import InputError, Problem
 from planish.evidence.guide import Advice, Answers, Recommendation, rungs
@@ -114,7 +115,8 @@ def write(path: Path, drawn: Mapping[str, Any], said: tuple[str, ...]) -> Recipe
     if path.exists():
         raise InputError(Problem(str(path), "exists already", "name a new file: nothing is overwritten"))
     data = dict(drawn["data"])
-    data["path"] = os.path.relpath(data["path"], path.parent)
+    if not hub.named(data["path"]):
+        data["path"] = os.path.relpath(data["path"], path.parent)
     write_atomic(path, yaml({**drawn, "data": data}, said).encode())
     try:
         return Recipe.load(path)

@@ -16,7 +16,8 @@ from planish.data.task import infer, row_shape
 from planish.data.texts import every_text, final_answer
 from planish.errors import InputError, MissingExtra, Problem
 from planish.evidence.guide import Facts
-from planish.recipe import TaskShape, Use
+from planish.recipe_data import TaskShape
+from planish.recipe_keys import Use
 from planish.rows import ChatRow, LabelRow, PreferenceRow, QuestionRow, Row, TextRow, UnpairedRow
 from planish.stages._examined import run_check
 
@@ -146,7 +147,7 @@ def _folder(model: str, relative_to: Path | None) -> Path:
 
 def _fits(looked: Looked, folder: Path, machine: Any) -> tuple[Fit, ...]:
     from planish.model import entry_memory, memory
-    from planish.recipe import TrainSection
+    from planish.recipe_train import TrainSection
 
     length = max(16, looked.tokens[0])
     found = []

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from planish import pipeline
 from planish.capture import aligned, local, remote
 from planish.capture.asked import How as How
+from planish.capture.resumed import begun, held, parts, torn
 from planish.data import dataset
-from planish.data.capture_file import CAPTURE, ERRORS, MANIFEST, About, CapturedRow, about_of, append, mend, rows_of, write_line
+from planish.data.capture_file import CAPTURE, ERRORS, MANIFEST, About, CapturedRow, about_of, append, rows_of, write_line
 from planish.data.capture_packed import PACKED, pack
 from planish.data.dataset import Dataset
 from planish.errors import InputError, Problem
 from planish.model import bundled
 from planish.model.chat import Chat
+from planish.model.live_teacher import config_of
 from planish.progress import Progress, Silent
 from planish.recipe import Recipe
 from planish.rows import ChatRow
 from planish.store.objects import write_atomic
 
-AT_ONCE = 32
-"""Rows between two writes: so many are lost at most when it is killed."""
 LEAST_MAPPED = 0.95
 MAPPED_AFTER = 200
 """An endpoint's tokens after which the share that is mapped is judged while it still runs; it is judged at the end whatever their number."""
@@ -98,6 +94,7 @@ def capture(
         raise InputError(Problem("--least, --tail-samples", why, "leave one of them out"))
     data = data or prepared(recipe, workspace, progress)
     chat = Chat.load(student(recipe))
+    how = replace(how, vocabulary=int(config_of(student(recipe)).vocab_size))
     teacher: Any = (remote if how.remote else aligned if how.align else local).teacher(how, chat, recipe.source.parent if recipe.source else None)
     about = About(
         teacher=teacher.identity,
@@ -112,7 +109,7 @@ def capture(
         max_new_tokens=how.max_new_tokens if how.answers == "teacher" else 0,
     )
     out.mkdir(parents=True, exist_ok=True)
-    with _held(out):
+    with held(out):
         done = _begun(out, about, progress)
         rows = dialogues(data, how.rows)
         left = [row for row in rows if row.id not in done]
@@ -126,51 +123,19 @@ def _usable(out: Path) -> None:
     """Before a teacher is loaded. Raises InputError for a file, and for a folder with anything else in it."""
     if out.exists() and not out.is_dir():
         raise InputError(Problem(str(out), "is a file", "give the folder that the capture is added to"))
+    if (out / PACKED).is_file() and not (out / CAPTURE).is_file():
+        why = f"holds {PACKED} without the {CAPTURE} that it was made of, so nothing can be added to it and it would be written over"
+        raise InputError(Problem(str(out), why, f"give a new folder, or put {CAPTURE} back"))
     begun = (out / CAPTURE).is_file() and (out / CAPTURE).stat().st_size
-    if out.is_dir() and not begun and {path.name for path in out.iterdir() if not _torn(path)} - {MANIFEST, ERRORS, CAPTURE, PACKED}:
+    if out.is_dir() and not begun and {path.name for path in out.iterdir() if not torn(path)} - {MANIFEST, ERRORS, CAPTURE, PACKED}:
         raise InputError(Problem(str(out), "is not empty and holds no capture", "give a new folder"))
-
-
-def _torn(path: Path) -> bool:
-    """Whether it is a file that a kill left half written, under the name it is written aside by."""
-    return path.name.startswith(".") and path.name.endswith(".partial")
-
-
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the folder, so that no two processes append to it: the lock is the folder's own and goes with the process, however it ends. A killed one's torn files are removed."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(Problem(str(out), "another process is capturing into it", "wait for it, or give another --out")) from None
-        for path in out.iterdir():
-            if _torn(path):
-                path.unlink()
-        yield
-    finally:
-        os.close(handle)
 
 
 def _begun(out: Path, about: About, progress: Progress) -> set[str]:
     """The rows that are there. Raises InputError for a folder with another capture."""
-    if not (out / CAPTURE).is_file() or not (out / CAPTURE).stat().st_size:
-        write_atomic(out / MANIFEST, (json.dumps(about.model_dump(mode="json"), indent=1) + "\n").encode())
+    there = about_of(out) if (out / CAPTURE).is_file() and (out / CAPTURE).stat().st_size else None
+    if not begun(out, CAPTURE, about, there, progress):
         return set()
-    there = about_of(out)
-    other = [
-        f"{name} {getattr(there, name)!s:.20} is now {getattr(about, name)!s:.20}"
-        for name in About.model_fields
-        if getattr(there, name) != getattr(about, name)
-    ]
-    if other:
-        raise InputError(
-            Problem(str(out), f"holds a capture that was made otherwise: {'; '.join(other)}", "give a new folder; a capture is never written over")
-        )
-    torn = mend(out / CAPTURE)
-    if torn:
-        progress.say(f"  the last line was torn ({torn} bytes): its row is captured again")
     done = {row.id for row in rows_of(out, about)}
     progress.say(f"  {len(done)} rows are there already")
     return done
@@ -181,11 +146,8 @@ def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], out: Path, about: Abo
     failed, tokens, mapped = list[dict[str, str]](), 0, 0
     try:
         with progress.bar("capture", len(rows)) as advance:
-            for part in _parts(rows):
+            for part, asked in parts(rows, done, teacher):
                 lines = []
-                left = [row for row in part if row.id not in done]
-                # a model of this machine rounds by what stands in its batch: the same batches as without an interruption
-                asked = part if left and teacher.batched else left
                 for row, found in zip(asked, teacher.captured(asked) if asked else (), strict=True):
                     if row.id in done:
                         continue
@@ -204,11 +166,6 @@ def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], out: Path, about: Abo
     if failed and len(failed) == len(rows):
         raise InputError(Problem(str(out), f"every one of the {len(rows)} rows failed, the first: {failed[0]['why']}", f"see {out / ERRORS}"))
     return len(failed)
-
-
-def _parts(rows: Seq[ChatRow]) -> Iterator[Seq[ChatRow]]:
-    for start in range(0, len(rows), AT_ONCE):
-        yield rows[start : start + AT_ONCE]
 
 
 def _require_mapped(tokens: int, mapped: int) -> None:

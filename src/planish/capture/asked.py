@@ -30,6 +30,7 @@ class How:
     key_env: str = "PLANISH_API_KEY"
     allow_private: bool = False
     rows: int | None = None
+    vocabulary: int | None = None  # logits of the student, where a teacher of its tokens may have more
     align: bool = False  # a local teacher of other tokens is read where they are the student's too
 
     @property

@@ -29,7 +29,7 @@ def teacher(how: How, chat: Chat, relative_to: Path | None) -> LocalTeacher:
     if Chat.load(folder).tokenizer_hash != chat.tokenizer_hash:
         fix = "take a teacher of the student's family, read this one where both write the same tokens (--align), or let it write the answers as text (--text)"
         raise InputError(Problem(f"teacher {how.teacher}", "has another tokenizer than the student, so its tokens are not the student's", fix))
-    wanted = Wanted(how.k, how.mass, how.temperatures, how.tail_samples)
+    wanted = Wanted(how.k, how.mass, how.temperatures, how.tail_samples, vocabulary=how.vocabulary)
     return LocalTeacher(folder, chat, wanted, how)
 
 

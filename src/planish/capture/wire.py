@@ -36,13 +36,18 @@ class WireTeacher:
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
     def captured(self, row: ChatRow, k: int) -> Mapped:
-        """The row as the endpoint answers it. Raises RunFailed where the call failed for good, InputError where it gives no log-probabilities."""
+        """The row as the endpoint answers it. Raises RunFailed where the call failed for good or the answer is empty, InputError where it gives no log-probabilities."""
         answer = self._asked(row, {"logprobs": True, "top_logprobs": min(k, TOP)})
-        told = answer.get("logprobs")
+        told, message = answer.get("logprobs"), answer.get("message")
+        if isinstance(message, dict) and not message.get("content"):
+            raise RunFailed(Problem(f"teacher {self.model}", "its answer is empty", "the row is left out"), reason_code="endpoint_failed")
         content = told.get("content") if isinstance(told, dict) else None
         if not isinstance(content, list) or not content or not all(isinstance(one, dict) and isinstance(one.get("top_logprobs"), list) for one in content):
             fix = "let it write the answers and train on them as text (planish capture --text), or ask one that gives top_logprobs"
             raise InputError(Problem(f"teacher {self.model}", "returns no log-probabilities", fix))
+        if not all(_is_told(one) and all(map(_is_told, one["top_logprobs"])) for one in content):
+            why = "its log-probabilities are not in OpenAI's shape: each is a token, a number, and bytes or null"
+            raise RunFailed(Problem(f"teacher {self.model}", why, "the row is left out"), reason_code="endpoint_failed")
         return self._mapped(row, content, "length" if answer.get("finish_reason") == "length" else "stop")
 
     def text(self, row: ChatRow, seed: int) -> tuple[str, str]:
@@ -110,6 +115,14 @@ class WireTeacher:
             np.zeros((len(tops), 0), np.int64),
             np.zeros((len(tops), 0)),
         )
+
+
+def _is_told(one: Any) -> bool:
+    if not isinstance(one, dict) or not isinstance(one.get("token"), str) or isinstance(one.get("logprob"), bool):
+        return False
+    given = one.get("bytes")
+    spelt = given is None or (isinstance(given, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in given))
+    return spelt and isinstance(one.get("logprob"), int | float)
 
 
 def _bytes(one: dict[str, Any]) -> bytes:

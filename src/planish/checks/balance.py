@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter, defaultdict
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
+from planish.data.normalise import normalised
 from planish.data.ragged import Ragged
 from planish.data.shingles import ngrams, word_units
 from planish.data.table import Table
@@ -30,7 +32,7 @@ _SAMPLE = 1000  # rows embedded for the spread of meaning
 def check(
     rows: Table, split: Mapping[str, str] | None = None, chat: Any = None, *, embedding: bool = False, encoder: str = "minilm", seed: int = 0
 ) -> CheckResult:
-    """Figures of the spread (MISSION D7), and warnings of rare labels and of imbalance. No row is set aside.
+    """Figures of the spread (MISSION D7), and warnings of rare labels, of one label in several spellings and of imbalance. No row is set aside.
 
     `labels`: count, share, class weight N / (C n_c) and median words of each label; entropy H in nats, effective classes exp(H), accuracy and macro-F1 of the
     majority. `offers`: what capping at the median label or repeating up to the largest would give. `lengths` in words. `ngrams`: share of words, pairs and
@@ -90,6 +92,14 @@ def _warnings(counts: Mapping[str, int], spread: Mapping[str, Any]) -> list[Find
             why += ": no stratified split can be made, which takes 2" if count < 2 else f"; below {RARE} neither training nor its score means anything"
             fix = "add rows of it, or merge it with another label"
             findings.append(Finding(row_id=None, code=NoteCode.CLASS_RARE, severity="warn", why=why, fix=fix))
+    spelt: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(counts):
+        spelt[normalised(label)].append(label)
+    for labels in spelt.values():
+        if len(labels) > 1:
+            why = f"{' and '.join(json.dumps(label, ensure_ascii=False) for label in labels)} are one label in several spellings"
+            fix = "write it in one way in every row: an answer in the other spelling counts as wrong"
+            findings.append(Finding(row_id=None, code=NoteCode.STYLE, severity="warn", why=why, fix=fix))
     if spread["majority_accuracy"] > LOPSIDED or spread["effective_classes"] < len(counts) / 2:
         why = f"always the most frequent label is right {spread['majority_accuracy']:.1%} of the time (macro-F1 {spread['majority_macro_f1']:.3f}); "
         why += f"{len(counts)} labels count like {spread['effective_classes']:.1f}"

@@ -15,7 +15,7 @@ def check(rows: Table, split: Mapping[str, str] | None = None, chat: Any = None,
     """A finding per copy, with the kept row in `see` (MISSION D5). The same question with another answer is a conflict, not a copy.
 
     Where `split` says which rows are gold, gold is compared with gold only: what stands on both sides is a leak, and it is the other row that goes.
-    `weight: count` adds the figure `weights`: kept row id -> how often it stood in the data, for rows with copies.
+    `weight: count` adds the figure `weights`: kept row id -> how often it stood in the data, for rows with copies; as often it is trained on in an epoch.
     """
     kept: dict[tuple[bytes, bool], int] = {}
     copies: Counter[int] = Counter()

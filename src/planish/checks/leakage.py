@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from planish.data.finding import CheckResult, Finding
 from planish.data.held_out import HeldOut, Leak, copied
@@ -29,7 +29,6 @@ MOST = "more than half leak, so both sides are one set: give it as one file and 
 """The fix where more than half of the rows leak."""
 
 _BATCH = 4096
-T = TypeVar("T")
 
 
 @uncollected()
@@ -65,14 +64,17 @@ def check(
     _hold(validation, "validation", validating)
     leaks: list[tuple[str, HeldOut, Leak]] = []
     told: list[str] = []
-    left_out = 0
+    left_out = too_long = 0
     for table, held_out in ((trained, [(gold, evaluation), (validation, [validating])]), (validating, [(gold, evaluation)])):
         found, names, missed = _search(table, held_out, threshold)
-        if embedding is not None:
-            found += _by_meaning(table, held_out, embedding, encoder)
         leaks += [(table.keys[leak.row].id, held, leak) for held, leak in found]
         told += names
         left_out += missed
+    if embedding is not None:
+        (train, train_cut), (held_back, validation_cut), (asked, gold_cut) = (_meanings(tables, encoder) for tables in ([trained], [validating], evaluation))
+        too_long = train_cut + validation_cut + gold_cut
+        for table, ours, held, theirs in ((trained, train, gold, asked), (trained, train, validation, held_back), (validating, held_back, gold, asked)):
+            leaks += [(table.keys[leak.row].id, held, leak) for leak in _by_meaning(ours, theirs, embedding)]
     place = {key.id: index for index, key in enumerate(rows.keys)}
     by_row: dict[str, list[tuple[HeldOut, Leak]]] = defaultdict(list)
     for row_id, held, leak in sorted(leaks, key=lambda each: (place[each[0]], each[1] is validation)):
@@ -96,6 +98,7 @@ def check(
         "refuse_above": refuse_above,
         "template_ngrams": sum(grams.common for held in (gold, validation) for grams in held.ngrams),
         "pairs_left_out": left_out,
+        **({} if embedding is None else {"prompts_too_long_for_meaning": too_long}),
         "leaks": [
             {"train_row": row_id, "eval_row": held.names[leak.held], "method": leak.method, "score": leak.score}
             for row_id, each in by_row.items()
@@ -136,25 +139,22 @@ def _behind(same: Same, first: int) -> Same:
     return lambda held, row: same(held, row + first)
 
 
-def _by_meaning(table: Table, held_out: Sequence[tuple[HeldOut, Sequence[Table]]], least: float, encoder: str) -> Iterator[tuple[HeldOut, Leak]]:
-    """For each row whose prompt has a cosine of `least` with a held-out one's, the nearest of each set."""
+def _meanings(tables: Sequence[Table], encoder: str) -> tuple[NDArray[np.float64], int]:
+    """The vectors of the prompts (_N, _H), and how many the encoder would cut. Their end is not known: they are zero, which is like nothing."""
     from planish.model.encoder import embed
 
-    vectors = [(held, embed([text for each in tables for text in each.map(prompt_text)], encoder=encoder)[0]) for held, tables in held_out if held.names]
-    first = 0
-    for batch in _batches(table.map(prompt_text)):
-        ours = embed(batch, encoder=encoder)[0]
-        for held, theirs in vectors:
-            cosines = ours @ theirs.T
-            for row, nearest in enumerate(cosines.argmax(axis=1)):
-                if cosines[row, nearest] >= least:
-                    yield held, Leak(first + row, int(nearest), "embedding", float(cosines[row, nearest]))
-        first += len(batch)
+    vectors, cut = embed([text for each in tables for text in each.map(prompt_text)], encoder=encoder)
+    return np.where(cut[:, None], 0, vectors), int(cut.sum())
 
 
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    source = iter(items)
-    return iter(lambda: list(islice(source, _BATCH)), [])
+def _by_meaning(ours: NDArray[np.float64], theirs: NDArray[np.float64], least: float) -> Iterator[Leak]:
+    """For each row with a cosine of `least` with a held-out one, the nearest of these."""
+    for first in range(0, len(ours) if len(theirs) else 0, _BATCH):
+        cosines = ours[first : first + _BATCH] @ theirs.T
+        nearest = cosines.argmax(axis=1)
+        score = cosines[np.arange(len(nearest)), nearest]
+        for row in np.flatnonzero(score >= least).tolist():
+            yield Leak(first + row, int(nearest[row]), "embedding", float(score[row]))
 
 
 def _finding(row_id: str, held: HeldOut, leak: Leak, fix: str) -> Finding:

@@ -40,17 +40,17 @@ def main() -> None:
         if type(failed).__module__.startswith(("click", "typer")) and hasattr(failed, "show"):
             failed.show()
             sys.exit(2)
-        if isinstance(failed, OSError):
-            from tempfile import gettempdir
+        from tempfile import gettempdir
 
-            from planish.store.objects import disk_error
+        from planish.store.objects import disk_error
 
-            if isinstance(full := disk_error(failed, Path(failed.filename or f"the output, or a temporary file in {gettempdir()}")), PlanishError):
-                _fail(full)
-            if failed.errno in UNUSABLE and failed.filename:
-                path = Path(failed.filename2 or failed.filename)
-                where = path.parent if path.name.startswith(".") else path  # not the name under which a file is written aside
-                _fail(InputError(Problem(str(where), f"cannot be used: {failed.strerror}", "check the path, and who may read and write there")))
+        named = getattr(failed, "filename", None)
+        if isinstance(full := disk_error(failed, Path(named or f"the output, or a temporary file in {gettempdir()}")), PlanishError):
+            _fail(full)
+        if isinstance(failed, OSError) and failed.errno in UNUSABLE and failed.filename:
+            path = Path(failed.filename2 or failed.filename)
+            where = path.parent if path.name.startswith(".") else path  # not the name under which a file is written aside
+            _fail(InputError(Problem(str(where), f"cannot be used: {failed.strerror}", "check the path, and who may read and write there")))
         raise
     if status == INTERRUPTED:
         typer.echo("interrupted; give the same command again to go on", err=True)

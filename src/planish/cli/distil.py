@@ -13,6 +13,7 @@ from planish.cli.options import HERE, Json, RecipePath, Workspace, app
 
 @app.command()
 def capture(
+    context: typer.Context,
     recipe: RecipePath,
     teacher: Annotated[str, typer.Option(help="The teacher: a bundled name, a folder, a hub id, or an endpoint's address ending in /v1.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to add to; rows that are there are not asked again.")] = Path("capture"),
@@ -31,7 +32,9 @@ def capture(
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Allow an address of a private network.")] = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Take at most this many rows.")] = None,
     align: Annotated[bool, typer.Option("--align", help="Let a local teacher of another vocabulary speak where both write the same tokens.")] = False,
-    text: Annotated[Path | None, typer.Option(help="Write the teacher's answers to this file as rows for sft instead; its tokenizer may be another.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Write the teacher's answers to this file as rows for sft instead; its tokenizer may be another. Goes on after a kill.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="With --text: answers to each prompt.")] = 4,
     temperature: Annotated[float, typer.Option(help="With --text: how freely it answers.")] = 0.8,
     verifier: Annotated[str, typer.Option(help="With --text: keep answers that this verifier finds right: exact, numeric, json_schema, regex.")] = "none",
@@ -48,6 +51,7 @@ def capture(
     from planish.progress import Terminal
     from planish.recipe import Recipe
 
+    _require_together(context, text)
     try:
         at = tuple(float(part) for part in temperatures.split(","))
     except ValueError:
@@ -87,6 +91,24 @@ def capture(
         return
     found = capturing.capture(Recipe.load(recipe), how, out, workspace=workspace, progress=Terminal())
     typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.text())
+
+
+OF_TEXT, OF_CAPTURE = ("samples", "temperature", "verifier", "options"), ("out", "align", "k", "mass", "least", "temperatures", "tail_samples")
+"""Options that mean something with --text alone, or without it."""
+
+
+def _require_together(context: typer.Context, text: Path | None) -> None:
+    """Raises InputError for every option that would be left aside: `--temperature 2` is not `--temperatures 2`."""
+    from planish.errors import InputError, Problem
+
+    why, fix = ("is of what a capture keeps, and --text keeps none", "leave it out") if text else ("is of the answers that --text writes", "give --text FILE")
+    problems = []
+    for name in OF_CAPTURE if text else OF_TEXT:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            problems.append(Problem(f"--{name.replace('_', '-')}", why, fix + ("; a capture has --temperatures" if name == "temperature" else "")))
+    if problems:
+        raise InputError(*problems)
 
 
 def _object(text: str) -> dict[str, Any]:

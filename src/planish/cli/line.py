@@ -21,7 +21,7 @@ def run(recipe: RecipePath, workspace: Workspace = HERE, unproven: Unproven = Fa
 
     Example: planish run recipe.yaml
     """
-    _run(recipe, workspace, "feedback", unproven, as_json)
+    _run(recipe, workspace, None, unproven, as_json)
 
 
 def _stage_verb(stage: str, line: str) -> None:
@@ -122,14 +122,18 @@ for _stage, _line in {
     VERBS.get(_stage, _stage_verb)(_stage, _line)
 
 
-def _run(recipe: Path, workspace: Path, until: str, unproven: bool, as_json: bool) -> None:
+def _run(recipe: Path, workspace: Path, named: str | None, unproven: bool, as_json: bool) -> None:
+    """All stages, or those up to the one that was named, which the recipe must ask for."""
     from planish.recipe import Recipe
 
     loaded = Recipe.load(recipe)
     from planish import pipeline, report
+    from planish.events import STAGES
     from planish.progress import Terminal
 
-    outcome = pipeline.run(loaded, workspace=workspace, until=until, unproven=unproven, progress=Terminal())
+    if named is not None:
+        pipeline.refuse_unasked(loaded, named)
+    outcome = pipeline.run(loaded, workspace=workspace, until=named or STAGES[-1], unproven=unproven, progress=Terminal())
     page = report.write(workspace, outcome.run_id)
     if as_json:
         typer.echo(json.dumps(_outcome_json(outcome) | {"report": str(page)}, indent=1))

@@ -28,8 +28,8 @@ def prune(
     compare: Annotated[bool, typer.Option("--compare", help="Score by every method but ablation, and say how alike they rank.")] = False,
     rewind: Annotated[Path | None, typer.Option(help="The model before tuning: units chosen in MODEL are cut from it, to be tuned again.")] = None,
     zero: Annotated[str | None, typer.Option(help="Zero weights instead: magnitude, wanda or nm_sparsity. The file stays as large.")] = None,
-    sparsity: Annotated[float, typer.Option(help="Share of weights to zero.")] = 0.5,
-    pattern: Annotated[str, typer.Option(help="N:M of nm_sparsity.")] = "2:4",
+    sparsity: Annotated[float | None, typer.Option(help="Share of weights that --zero magnitude or wanda zeroes; 0.5 without it.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="N:M of --zero nm_sparsity; 2:4 without it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the size that would be left; nothing is written.")] = False,
     workspace: Workspace = HERE,
     as_json: Json = False,
@@ -46,6 +46,7 @@ def prune(
 
     if take not in ("layers", "heads", "channels"):
         raise InputError(Problem("--take", f'"{take}" cannot be taken out to a target', "layers, heads or channels"))
+    options = _zeroing(zero, sparsity, pattern)
     progress, folder = Terminal(), bundled.locate(model)
     told = pruning.Text() if recipe is None else pruning.text_of(recipe, folder, workspace, progress, rows=rows)
     request = pruning.Request(
@@ -56,7 +57,7 @@ def prune(
         zero=zero,
         compare=compare,
         rewind=rewind,
-        options=_pattern(pattern) if zero == "nm_sparsity" else {"sparsity": sparsity} if zero is not None else {},
+        options=options,
     )
     done, agreed, fertility = pruning.run(folder, None if dry_run else out, request, told, progress)
     shown = done.model_dump(mode="json") | {"agreement": [one.model_dump() for one in agreed], "fertility": fertility}
@@ -79,6 +80,25 @@ def recovery(
 
     found = pruning.recovered(parent, pruned, recovered, metric)
     typer.echo(json.dumps(found.model_dump(mode="json"), indent=1) if as_json else found.sentence)
+
+
+def _zeroing(zero: str | None, sparsity: float | None, pattern: str | None) -> dict[str, Any]:
+    """The options of a technique that zeroes. Raises InputError for one that has no part in what is asked."""
+    from planish.errors import InputError, Problem
+
+    unused = {"--sparsity": sparsity if zero in (None, "nm_sparsity") else None, "--pattern": pattern if zero != "nm_sparsity" else None}
+    problems = [
+        Problem(
+            option,
+            f"has no part in {'taking units out' if zero is None else f'--zero {zero}'}",
+            "leave it out; --sparsity 0.5 goes with --zero magnitude or wanda, --pattern 2:4 with --zero nm_sparsity",
+        )
+        for option, given in unused.items()
+        if given is not None
+    ]
+    if problems:
+        raise InputError(*problems)
+    return {} if zero is None else _pattern(pattern or "2:4") if zero == "nm_sparsity" else {"sparsity": 0.5 if sparsity is None else sparsity}
 
 
 def _pattern(given: str) -> dict[str, Any]:

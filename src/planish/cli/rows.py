@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a file or folder of rows.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), a file or folder of rows, or hub:owner/name[:split].", show_default=False)],
     gold: Annotated[Path | None, typer.Option(help="Rows that must not be trained on: looks for them in the file.")] = None,
     task: Annotated[str | None, typer.Option(help="What the rows are for; by their keys without it.")] = None,
     labels: Annotated[str | None, typer.Option(help="The declared labels, with commas between them.")] = None,
@@ -43,7 +43,7 @@ def check(
         return
     from planish import check as checking
     from planish.progress import Terminal
-    from planish.recipe import Use
+    from planish.recipe_keys import Use
     from planish.shelf import find
 
     uses = [Use(name=find("checks", name.strip()).name) for name in only.split(",")] if only is not None else None
@@ -70,7 +70,7 @@ def _task(name: str | None) -> Any:
     from typing import get_args
 
     from planish.errors import InputError, Problem, did_you_mean
-    from planish.recipe import TaskShape
+    from planish.recipe_data import TaskShape
 
     if name is not None and name not in get_args(TaskShape):
         raise InputError(Problem("--task", f'unknown task "{name}"', did_you_mean(name, get_args(TaskShape))))
@@ -190,7 +190,7 @@ def mask(
 
 @app.command()
 def preflight(
-    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a file or folder of rows.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A recipe (.yaml), a file or folder of rows, or hub:owner/name[:split].", show_default=False)],
     model: Annotated[str | None, typer.Option(help="The model to train; a recipe names its own.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens a row may have; what the model states without it.", min=2)] = None,
     policy: Annotated[str, typer.Option(help="What becomes of longer rows: refuse, drop, cut_prompt_left or split.")] = "refuse",
@@ -206,6 +206,7 @@ def preflight(
     """
     from typing import get_args
 
+    from planish.cli import preflight_memory
     from planish.errors import InputError, Problem, did_you_mean
     from planish.model import bundled, dialogues
     from planish.model import preflight as flying
@@ -232,6 +233,7 @@ def preflight(
             full=entry is not None and entry.adapter.name == "full",
         )
     )
+    lines += preflight_memory.lines(recipe) if recipe else []
     typer.echo(json.dumps([line._asdict() for line in lines], indent=1) if as_json else flying.text(lines))
     sys.exit(2 if any(line.status == "red" for line in lines) else 0)
 

@@ -14,7 +14,7 @@ from typing import Any
 from planish import pipeline, rules
 from planish.advise import measured
 from planish.advise.drafted import rule_of
-from planish.data import dataset
+from planish.data import dataset, hub
 from planish.data.task import KINDS, filled, require_metric
 from planish.errors import InputError, PlanishError, Problem, did_you_mean
 from planish.evidence.guide import Answers, Facts, rungs
@@ -22,7 +22,8 @@ from planish.evidence.guide_rows import Rung
 from planish.evidence.ladder import Ascent, Climb, Cost
 from planish.evidence.verdict import MIN_GAIN
 from planish.progress import Progress, Silent
-from planish.recipe import Recipe, TaskShape
+from planish.recipe import Recipe
+from planish.recipe_data import TaskShape
 from planish.recipe_yaml import as_yaml
 from planish.scores import EvalReport
 from planish.stages._context import read_reports, write_json
@@ -100,9 +101,9 @@ def start(source: Path, *, model: str, task: TaskShape | None = None, gold: Path
     if source.suffix in (".yaml", ".yml"):
         recipe = Recipe.load(source)
         return recipe, measured.rows(recipe.resolve(recipe.data.path), recipe.data.task).facts
-    if not source.exists():
+    if not (hub.named(source) or source.exists()):
         raise InputError(Problem(str(source), "there is no such file", "give a file of rows, or a recipe"))
-    data = {"path": source.absolute()} | ({"task": task} if task else {}) | ({"gold": gold.absolute()} if gold else {})
+    data = {"path": hub.absolute(source)} | ({"task": task} if task else {}) | ({"gold": hub.absolute(gold)} if gold else {})
     return Recipe.model_validate({"recipe": 1, "model": model, "data": data}), measured.rows(source, task).facts
 
 
@@ -204,7 +205,7 @@ def _tokens(report: EvalReport) -> float | None:
 def _absolute(recipe: Recipe) -> Recipe:
     """The same with paths that hold wherever the file lies."""
     data = recipe.data.model_copy(
-        update={name: recipe.resolve(path).absolute() for name in ("path", "gold") if (path := getattr(recipe.data, name)) is not None}
+        update={name: hub.absolute(recipe.resolve(path)) for name in ("path", "gold") if (path := getattr(recipe.data, name)) is not None}
     )
     own = recipe.resolve(Path(recipe.model))
     return recipe.model_copy(update={"data": data, "model": str(own.absolute()) if own.is_dir() else recipe.model})

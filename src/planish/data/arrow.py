@@ -1,4 +1,4 @@
-"""Rows of Parquet files and hub data sets, through Apache Arrow: streamed, never a whole file at once, no code of the data set's own.
+"""Rows of Parquet files, and of Arrow: streamed, never a whole file at once.
 
 Arrow has values that JSON has not. Dates and times become ISO 8601 text and decimals their digits; NaN, which tables use for "nothing here", becomes null; bytes
 (pictures, sound) have no such form, and their row is refused. In a Parquet struct every row has every key: a key that holds null counts as absent in messages.
@@ -55,20 +55,6 @@ def _text_or_bytes(scalar: Any) -> Any:
 
 class NotUtf8(bytes):
     """Text that is not UTF-8; nested text is given as its type only."""
-
-
-def hub(name: str) -> Iterator[tuple[int, bytes, dict[str, Any] | Fault]]:
-    """The rows of `owner/name[:split]` on the Hugging Face hub, streamed; the split is `train` unless named. Raises InputError when it cannot be opened.
-
-    Tested with data sets made on this machine; the download itself is not tested here.
-    """
-    datasets = require("datasets", extra="hub")
-    name, _, split = name.partition(":")
-    try:
-        opened = datasets.load_dataset(name, split=split or "train", streaming=True)
-    except Exception as refused:  # it raises what its downloader, its readers and the hub raise
-        raise InputError(Problem(f"hub:{name}", f"cannot be opened: {refused}", "check its name and split, and the network; hub:owner/name:split")) from refused
-    yield from plain(opened)
 
 
 def plain(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes, dict[str, Any] | Fault]]:

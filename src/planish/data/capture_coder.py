@@ -12,8 +12,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from planish.data.beta_binomial import fitted, split, uniform
 from planish.data.rans import Coder, Ints
-from planish.data.split_counts import fitted, split, uniform
 from planish.data.token_sets import Tree
 
 COARSE, COARSE_TAILS, SIZES = 5, 9, 18
@@ -57,7 +57,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Learned:
-    """fine: (2,) bits that stand as they are, of a level and of a rest. counts: (1, C). held: (SIZES,) rows of split_counts, whether the own token is kept, by the count's
+    """fine: (2,) bits that stand as they are, of a level and of a rest. counts: (1, C). held: (SIZES,) rows of beta_binomial, whether the own token is kept, by the count's
     size. first: (SIZES, J) the level of the likeliest. at_level: (J, J) rows, how many of those left lie at a level, by the level of the likeliest. own: (J,) how much oftener
     than others the own token lies so many levels below the likeliest. tails: (T SIZES, S) by the size, then by the rest before."""
 

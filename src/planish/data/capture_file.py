@@ -97,7 +97,7 @@ def write_line(row: CapturedRow, about: About) -> str:
 
 
 def read_line(line: str, about: About) -> CapturedRow:
-    """The row of a line. Raises ValueError, KeyError or TypeError where it is none, and ValueError where it is of another teacher, tokenizer or template."""
+    """The row of a line. Raises ValueError, KeyError, TypeError or OverflowError where it is none, and ValueError where it is of another teacher, tokenizer or template."""
     given = json.loads(line)
     strange = [name for name in ("teacher", "tokenizer", "template") if given[name] != getattr(about, name)]
     if strange:
@@ -119,6 +119,8 @@ def read_line(line: str, about: About) -> CapturedRow:
         filled[:, :, 0].astype(np.int64),
         filled[:, :, 1],
     )
+    if not ((said.log_probs <= 1e-6).all() and np.isfinite(said.log_probs).all() and np.isfinite(said.lse).all() and (said.ids >= 0).all()):
+        raise ValueError("has a log-probability above 0 or that is no number, or a token below 0")
     return CapturedRow(given["id"], tuple(given["prompt_ids"]), tuple(given["completion_ids"]), tuple(given["trained"]), said, given["finish_reason"])
 
 
@@ -142,7 +144,7 @@ def rows_of(folder: Path, about: About | None = None) -> Iterator[CapturedRow]:
                 return
             try:
                 yield read_line(line.decode("utf-8"), about)
-            except (ValueError, KeyError, TypeError) as why:
+            except (ValueError, KeyError, TypeError, OverflowError) as why:
                 raise InputError(Problem(f"{path}:{number}", f"is no captured row: {why}", "take the line out; the row is captured again")) from why
 
 

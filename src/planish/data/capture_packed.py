@@ -139,8 +139,11 @@ class Packed:
     @cached_property
     def names(self) -> list[tuple[str, str, str]]:
         """(id, prompt hash, finish reason) of each row, in order."""
-        raw = json.loads(zlib.decompress(self._file.get_tensor("rows").tobytes()))
-        return [(id, prompt, finish) for id, prompt, finish in raw]
+        try:
+            raw = json.loads(zlib.decompress(self._file.get_tensor("rows").tobytes()))
+            return [(id, prompt, finish) for id, prompt, finish in raw]
+        except (ValueError, zlib.error) as why:
+            raise self._damaged(why) from why
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -150,6 +153,14 @@ class Packed:
     @cached_property
     def _tables(self) -> Tables:
         return Tables.read(self._tensor("tables"), self.made["steps"])
+
+    @property
+    def largest(self) -> int:
+        """The highest token id that it speaks of; -1 where there is none."""
+        try:
+            return int(self._tables.ids.max(initial=-1))
+        except (ValueError, zlib.error) as why:
+            raise self._damaged(why) from why
 
     def _tensor(self, name: str) -> bytes:
         return bytes(self._file.get_tensor(name).tobytes())
@@ -174,10 +185,13 @@ class Packed:
             try:
                 found = list(rows_in(self._tensor(str(number)), self._tables, self.about.tail_samples))
             except (ValueError, zlib.error) as why:
-                raise InputError(Problem(str(self.folder / PACKED), f"is damaged: {why}", f"delete it; it is made again from {CAPTURE}")) from why
+                raise self._damaged(why) from why
             self._blocks[number] = found
             self._held += _bytes(found)
         return self._blocks[number]
+
+    def _damaged(self, why: Exception) -> InputError:
+        return InputError(Problem(str(self.folder / PACKED), f"is damaged: {why}", f"delete it; it is made again from {CAPTURE}"))
 
 
 def _bytes(rows: Iterable[Read]) -> int:

@@ -14,14 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from planish.data import arrow, json_array, tables
+from planish.data import arrow, hub, json_array, tables
 from planish.data.fault import Fault
 from planish.data.json_text import decode, decode_lines
 from planish.errors import InputError, Problem
 from planish.rows import RejectCode
-
-HUB = "hub:"
-"""A path that begins so names a data set on the hub: `hub:owner/name` or `hub:owner/name:split`."""
 
 BLOCK = 1 << 18
 """Bytes read at one time: a thousand short rows."""
@@ -71,9 +68,9 @@ def read_blocks(path: Path | str) -> Iterator[Lines | Record]:
     Raises InputError when a file is missing, empty, of an unknown kind, a table in UTF-16, changed meanwhile, or cannot be read to its end; MissingExtra where a
     package for it is not installed.
     """
-    if str(path).startswith(HUB):
+    if hub.named(path):
         name = str(path)
-        yield from _some(name, (Record(*_text(line, data), value, name) for line, data, value in arrow.hub(name.removeprefix(HUB))))
+        yield from _some(name, (Record(*_text(line, data), value, name) for line, data, value in hub.rows(name)))
         return
     path = Path(path)
     if str(path) == "-" or (path.exists() and not path.is_dir() and not path.is_file()):
@@ -156,12 +153,19 @@ def _text(line: int, data: bytes) -> tuple[int, str, str]:
 
 
 def _jsonl(stream: IO[bytes], path: Path, name: str) -> Iterator[Lines]:
-    number, rest = 1, b""
+    number, held, size = 1, list[bytes](), 0  # the pieces of a line that goes on, and their bytes
     while data := stream.read(BLOCK):
-        whole, end, rest = (rest + data).rpartition(b"\n")
+        whole, end, rest = data.rpartition(b"\n")
         if end:
+            whole = b"".join([*held, whole])
             yield Lines(number, whole.removeprefix(_BOM) if number == 1 else whole, name)
-            number += whole.count(b"\n") + 1
+            number, held, size = number + whole.count(b"\n") + 1, [], 0
+        held.append(rest)
+        size += len(rest)
+        if size > json_array.MAX_ELEMENT:
+            fix = "write one JSON object per line" + ("; of a file that is one array let the name end in .json" if held[0].lstrip()[:1] == b"[" else "")
+            raise InputError(Problem(f"{path}:{number}", f"goes on for more than {size >> 20} MiB without a line end, so it is no row", fix))
+    rest = b"".join(held)
     if rest:
         yield Lines(number, rest.removeprefix(_BOM) if number == 1 else rest, name)
 

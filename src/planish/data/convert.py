@@ -145,7 +145,11 @@ def _losses(source: Path | str, to: str, n_in: int, lost: Counter[str], dropped:
         why = f"written as {to}, rows would lose: {_counts(lost)} (of {n_in} rows)"
         yield Problem(str(source), why, "choose a format that has a place for it, or give --lossy")
     if dropped:
-        yield Problem(str(source), f"rows that cannot be written as {to}: {_counts(dropped)} (of {n_in} rows)", "mend them, or give --lossy to leave them out")
+        yield Problem(
+            str(source),
+            f"rows that cannot be written as {to}: {_counts(dropped)} (of {n_in} rows)",
+            f"mend them (planish check {source} names each), or give --lossy to leave them out",
+        )
 
 
 def _counts(counts: Counter[str]) -> str:

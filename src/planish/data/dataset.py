@@ -35,6 +35,7 @@ __all__ = ["Correction", "Dataset", "Feedback", "Manifest", "assignment", "every
 
 ROWS, REJECTED, SPLIT, GOLD, MANIFEST = "rows.jsonl", "rejected.jsonl", "split.json", "gold.json", "manifest.json"
 BLIND = "blind.json"
+FREQUENCIES = "frequencies.json"
 
 
 class Manifest(Noun):
@@ -94,10 +95,12 @@ def write(
     *,
     blind: GoldSet | None = None,
     found: Mapping[str, CheckResult] | None = None,
+    often: Mapping[str, int] | None = None,
     version: int = 1,
     parents: Sequence[str] = (),
 ) -> Dataset:
-    """Write the folder, the manifest last. Every accepted row must be in `assignment`; raises InputError naming those that are not."""
+    """Write the folder, the manifest last; `often` is what `frequencies` gives back. Every accepted row must be in `assignment`; raises InputError naming those that
+    are not."""
     adrift = [row_id for row_id in rows.ids if row_id not in assignment]
     if adrift:
         raise InputError(*(Problem(f"row {row_id}", "is in no split", "split the rows again with the stored assignment") for row_id in adrift[:20]))
@@ -109,6 +112,9 @@ def write(
     if blind is not None:
         gold_file.write(blind, folder / BLIND)
         files.append(BLIND)
+    if often:
+        write_atomic(folder / FREQUENCIES, (canonical_json(often) + "\n").encode())
+        files.append(FREQUENCIES)
     for check, result in sorted((found or {}).items()):
         _lines(folder / "findings" / f"{check}.jsonl", result.findings)
         write_atomic(folder / "findings" / f"{check}.json", (canonical_json(result.figures) + "\n").encode())
@@ -126,6 +132,12 @@ def write(
     )
     write_atomic(folder / MANIFEST, (canonical_json(manifest.model_dump(mode="json")) + "\n").encode())
     return Dataset(folder, manifest)
+
+
+def frequencies(data: Dataset) -> dict[str, int]:
+    """How often a row stood in the data before its copies were set aside, of those that had any; nothing unless that was asked for: `duplicates: {weight: count}` (MISSION D5)."""
+    kept = data.folder / FREQUENCIES
+    return dict(json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else {}
 
 
 def read(folder: Path) -> Dataset:

@@ -116,7 +116,11 @@ def preference(value: Value) -> Value:
     chosen, rejected = spoken(value["chosen"], "chosen"), spoken(value["rejected"], "rejected")
     tools = value.get("tools")
     if value.get("prompt") is None:
-        return _shared(chosen, rejected, tools)
+        made = _shared(chosen, rejected, tools)
+        if any(turn.get("role") == "user" for answer in ("chosen", "rejected") for turn in made[answer][:1]):
+            why = "its chosen and rejected answers have different prompts: nothing says which answer to one prompt is the better"
+            raise Refused(RejectCode.MISSING_FIELD, why, "write both answers to one prompt")
+        return made
     prompt = spoken(value["prompt"], "prompt", "user")
     if chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
         return {"prompt": prompt, "chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :], "tools": tools}

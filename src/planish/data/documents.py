@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
+from planish.data.containers import read_records
+from planish.data.fault import Fault
+from planish.data.formats import detect, fitting
 from planish.data.reading import read_rows
-from planish.errors import InputError, Problem
+from planish.errors import InputError, PlanishError, Problem
 from planish.rows import QuestionRow, Row, TextRow
 
 PLAIN = (".txt", ".md", ".rst")
+FIRST = 20
+"""Rows of a file that show what it holds."""
 
 
 def read(path: Path) -> list[str]:
     """The documents of a file or of every file below a folder, in the order of their paths: a .txt, .md or .rst file is one, any other is read as rows with a `text`.
 
     Raises InputError naming every file that cannot be read and every row that is no text, and where there is none at all."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = _files(path)
     found: list[str] = []
     problems: list[Problem] = []
     for file in files:
@@ -33,9 +39,31 @@ def read(path: Path) -> list[str]:
     return found
 
 
+def other_shapes(path: Path) -> list[Problem]:
+    """Rows of a shape of their own that is not `text`, among the first of each file below a path: `read` refuses them too, once it has read everything. What cannot be read
+    is left to it."""
+    found = []
+    for file in (file for file in _files(path) if file.suffix.lower() not in PLAIN):
+        try:
+            first = list(islice(read_records(file), FIRST))
+        except (OSError, UnicodeDecodeError, PlanishError):
+            continue
+        for record in first:
+            shape = None if isinstance(record.value, Fault) or fitting(record.value, "text") is not None else detect(record.value)
+            if shape is not None and shape.shape != "text":
+                fix = "give .txt, .md or .rst files, or rows with a text; dialogues and answers are for an entry with objective: sft"
+                found.append(Problem(f"{file}:{record.line}", f"is a {shape.shape} row, no document", fix))
+                break
+    return found
+
+
 def carried(rows: Iterable[Row]) -> list[str]:
     """The documents that rows bring along, each once, in order."""
     return list(dict.fromkeys(document for row in rows if isinstance(row, QuestionRow) for document in row.documents))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _rows(file: Path) -> list[str]:

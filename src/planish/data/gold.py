@@ -11,19 +11,25 @@ from pydantic import ValidationError
 
 from planish.data.task import Task
 from planish.errors import InputError, Problem
-from planish.rows import GoldSet, PreferenceRow, Row, Sample, canonical_json, content_hash
+from planish.rows import GoldSet, PreferenceRow, Row, Sample, UnpairedRow, canonical_json, content_hash
 from planish.store.objects import write_atomic
 
 MIN_ROWS = 30
 """Below this no interval means anything: refused. Advice is 200 at least, 400 recommended."""
 
+SLICES = "slices"
+"""The column of a gold row that names its slices."""
 
-def build(rows: Iterable[Row], task: Task, *, version: int = 1, slices: Sequence[str] = ()) -> GoldSet:
-    """Seal the gold rows, in order of their ids, so that the same rows give the same hash. `slices` names columns to report on one by one.
+
+def build(rows: Iterable[Row], task: Task, *, version: int = 1) -> GoldSet:
+    """Seal the gold rows, in order of their ids, so that the same rows give the same hash. A row's column `slices` names what it is to be reported under: a mapping of
+    key to value, or a list of names, each of which every row is then in or out of. (Any other column is a slice by itself, and no part of the seal.)
 
     Raises InputError below 30 rows.
     """
-    samples = sorted((_sample(row, task, slices) for row in rows), key=lambda sample: sample.id)
+    rows = list(rows)
+    names = sorted({name for row in rows for name in _listed(row)})
+    samples = sorted((_sample(row, task, names) for row in rows), key=lambda sample: sample.id)
     if len(samples) < MIN_ROWS:
         raise _too_few("gold", len(samples))
     return GoldSet.seal(tuple(samples), task.labels, version)
@@ -69,11 +75,19 @@ def read(path: Path) -> GoldSet:
     return gold
 
 
-def _sample(row: Row, task: Task, slices: Sequence[str]) -> Sample:
+def _listed(row: Row) -> list[str]:
+    said = row.extra.get(SLICES)
+    return [str(name) for name in said] if isinstance(said, list) else []
+
+
+def _sample(row: Row, task: Task, names: Sequence[str]) -> Sample:
     messages, target, tools = task.asked(row)
-    cut = {name: str(row.extra[name]) for name in slices if name in row.extra}
+    mapped, listed = row.extra.get(SLICES), _listed(row)
+    cut = {name: "in" if name in listed else "out" for name in names}
+    cut |= {str(key): str(value) for key, value in mapped.items()} if isinstance(mapped, dict) else {}
     pair = (row.chosen, row.rejected) if isinstance(row, PreferenceRow) else None
-    return Sample(id=row.id, messages=messages, target=target, tools=tools, slices=cut, group=row.group, pair=pair)
+    judged = (row.completion, row.label) if isinstance(row, UnpairedRow) else None
+    return Sample(id=row.id, messages=messages, target=target, tools=tools, slices=cut, group=row.group, pair=pair, judged=judged)
 
 
 def _too_few(where: str, n: int) -> InputError:

@@ -126,7 +126,7 @@ def settle(proposal: Proposal, where: str, *, force: bool = False) -> dict[str, 
     told = [f"{_said(reading, proposal.n)}\n{indent(yaml(reading.mapping), '    ')}" for reading in proposal.readings[:2]]
     few = f"; {proposal.n} rows are too few to tell" if proposal.n < FEW else ""
     why = f"what its columns are is not sure: confidence {proposal.confidence:.2f}, below {ENOUGH:.2f}{few}\n" + "\n".join(told)
-    fix = "put the block that is right under data: in the recipe" + ("" if proposal.tie else ", or give --force to take the first")
+    fix = "put the block that is right under data: in the recipe" + ("" if proposal.tie else f", or take the first: planish map {where} --force")
     raise InputError(Problem(where, why, fix))
 
 

@@ -26,7 +26,7 @@ from planish.data.formats import fitting
 from planish.data.parallel import CHUNK, map_chunks, uncollected
 from planish.data.table import Keys, Table, keys_of, line_of
 from planish.data.trace import texts_of, texts_of_turns
-from planish.errors import InputError, Problem
+from planish.errors import InputError, Problem, did_you_mean
 from planish.rows import MALFORMED, NoteCode, Origin, RejectedRow, Row
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ SHOWN = 20
 @dataclass(frozen=True)
 class Reading:
     """What files held. `labels` are those declared, else those found, sorted; `mapping` our key of each column that had another name; `changes` what tidying
-    did, by row id."""
+    did, by row id; `behind` the ids of the rows of every file but the first, which no origin tells: a row that was stored before keeps the one it had."""
 
     file: str
     n_in: int
@@ -51,6 +51,7 @@ class Reading:
     labels: tuple[str, ...] = ()
     mapping: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[tuple[str, Change], ...] = ()
+    behind: frozenset[str] = frozenset()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,17 +117,35 @@ def read_rows(
         mapping = _found_out(paths[0], shape, labels)
     else:
         columns.check(mapping, "data.mapping")
+        _refuse_absent(paths, mapping)
     wanted = Wanted(shape, tuple(labels) if labels is not None else None, group_by, mapping, tuple(clean), compared)
     accepted = Accepted()
     rejected: list[RejectedRow] = []
-    for path in paths:
+    behind: set[str] = set()
+    for place, path in enumerate(paths):
+        before = len(accepted.keys)
         for part in map_chunks(partial(_take, wanted), _grouped(read_blocks(path)), chunk=1):
             accepted.add(part)
             rejected += part.rejected
+        if place > 0:
+            behind.update(key.id for key in accepted.keys[before:])
     found = {key.label for key in accepted.keys if key.label is not None}
     reading = _reading(", ".join(map(str, paths)), accepted, rejected, wanted.labels if wanted.labels is not None else sorted(found), mapping)
+    reading = replace(reading, behind=frozenset(behind))
     _refuse_file(reading, mixed, strict)
     return reading
+
+
+def _refuse_absent(paths: Sequence[Path], mapping: Mapping[str, str]) -> None:
+    """Refuse a mapping of columns that no row has: rows would be read without them. Ends with the row that has the last of them, most often the first."""
+    wanted, known = set(mapping), set[str]()
+    for record in chain.from_iterable(map(read_records, paths)):
+        if not isinstance(record.value, Fault):
+            wanted -= record.value.keys()
+            known |= record.value.keys()
+        if not wanted:
+            return
+    raise InputError(*(Problem("data.mapping", f'no row has a column "{column}"', did_you_mean(column, known)) for column in sorted(wanted)))
 
 
 def _found_out(path: Path, shape: str | None, labels: Sequence[str] | None) -> dict[str, str]:

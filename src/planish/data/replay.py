@@ -23,6 +23,7 @@ from planish.data.table import Table
 from planish.data.task import infer, make
 from planish.data.traces import traces
 from planish.errors import InputError, Problem
+from planish.python_source import parsed
 from planish.rows import ChatRow, Message, Origin, Row, TextRow
 
 NEAR = 0.8
@@ -135,7 +136,7 @@ def _trainable(row: Row, labels: tuple[str, ...]) -> Row:
 def _docstrings() -> Iterator[str]:
     """Paragraphs of the docstrings of the standard library's own modules, at least 240 characters long; files are parsed, not imported."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        for node in ast.walk(parsed(path.read_bytes())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (said := ast.get_docstring(node)):
                 yield from (" ".join(part.split())[:LONGEST] for part in said.split("\n\n") if len(part) >= 240 and "   " not in part)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from planish.data.fault import Refused
 from planish.data.json_text import depth, parse
 from planish.data.tool_calls import calls
+from planish.python_source import parsed
 from planish.rows import ToolCall
 
 _TAGGED = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
@@ -115,9 +116,11 @@ def _from_python(text: str) -> Said | None:
     if "(" not in text or not text.endswith((")", "]")) or depth(text.replace("(", "[").replace(")", "]")) > MAX_DEPTH:
         return None
     try:
-        body = ast.parse(text, mode="eval").body
+        tree = parsed(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    assert isinstance(tree, ast.Expression)
+    body = tree.body
     nodes = body.elts if isinstance(body, ast.List | ast.Tuple) else [body]
     if not nodes or not all(isinstance(node, ast.Call) for node in nodes):
         return None

@@ -49,9 +49,9 @@ class Spool:
             if not begin <= at < begin + len(held):
                 held, begin = self.part(at, at + (AHEAD if at == after else NEAR)), at
             stop = held.find(b"\n", at - begin)
-            while stop < 0:
-                held, begin = held[at - begin :] + self.part(begin + len(held), begin + len(held) + AHEAD), at
-                stop = held.find(b"\n")
+            while stop < 0:  # twice as much each time, so that a long line is copied a few times, not once for each quarter of a megabyte
+                held = held[at - begin :] + self.part(begin + len(held), begin + len(held) + max(AHEAD, len(held)))
+                begin, stop = at, held.find(b"\n")
             after = begin + stop + 1
             yield held[at - begin : stop + 1]
 

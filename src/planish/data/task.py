@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, get_args
 
 from planish import rules
 from planish.errors import InputError, Problem, did_you_mean
-from planish.recipe import Recipe, TaskShape, Use
+from planish.recipe import Recipe
+from planish.recipe_data import TaskShape
+from planish.recipe_keys import Use
 from planish.rows import (
     ChatRow,
     ExtractionRow,

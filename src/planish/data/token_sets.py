@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from planish.data.beta_binomial import SHARES, SPREADS, fitted, split
 from planish.data.rans import BITS, Coder, Ints
-from planish.data.split_counts import SHARES, SPREADS, fitted, split
 
 WIDTH, ROUNDS = 32, 4
 """Numbers that describe with whom an id is seen, and rounds of the power iteration."""
@@ -30,7 +30,7 @@ _ALONE = (len(SPREADS) - 1) * len(SHARES)
 @dataclass(frozen=True)
 class Tree:
     """V ids. ids: (V,) by place; place: (V,) of each in rising order of ids; sums: (V + 1,) running sums of how often each is seen, 2**BITS in all; starts: (G + 1,) first place
-    of each of G kinds, the last that of the ids without a kind; rows: (G, SIDES) of the table of split_counts. Node 0 parts the kinds from the rest, node h > 0 is that of a heap
+    of each of G kinds, the last that of the ids without a kind; rows: (G, SIDES) of the table of beta_binomial. Node 0 parts the kinds from the rest, node h > 0 is that of a heap
     over the kinds; below them a set is halved with each id for itself."""
 
     ids: Ints

@@ -19,7 +19,7 @@ TARGET = 0.95
 
 class Distilled(Noun):
     """The verdict. `ce`, `kd` and `coverage` are of the last steps of training, where its curve was given; the ratios are student / teacher. `slices`: what it kept of
-    each part of the gold set, where its cuts were given."""
+    each part of the gold set, where its cuts were given. `decoding_unknown`: the systems whose reports do not say how they were decoded, so that it could not be compared."""
 
     metric: str
     ship: bool
@@ -35,6 +35,7 @@ class Distilled(Noun):
     kd: float | None = None
     coverage: float | None = None
     slices: KeptBySlice | None = None
+    decoding_unknown: list[str] = []
 
     @property
     def ci(self) -> tuple[float | None, float | None]:
@@ -61,13 +62,14 @@ def distilled(
     `sizes` are bytes of student and teacher, `curve` the lines of the student's metrics.jsonl.
     It ships where the lower bound of what it kept reaches the target and it is better than the control by more than noise; a slice that is proven to keep less than the
     target is named whatever the verdict.
-    Raises InputError without a control, on different gold hashes, or where the teacher scores 0.
+    Raises InputError without a control, on different gold hashes, where two of the three are known to have been decoded otherwise, or where the teacher scores 0.
     """
     if control is None:
         why = "is missing: without it nothing says that the teacher was worth asking"
         raise InputError(Problem("control", why, "train the same model with sft on the same rows, and score it on the same gold set"))
     if not 0 < target <= 1:
         raise InputError(Problem("target", f"is {target}", "give a share above 0 and up to 1, such as 0.95"))
+    unknown = require_decoded_alike(student, teacher, control)
     retained, kept = (quality_retained(one, teacher, metric, groups=groups, resamples=resamples, seed=seed) for one in (student, control))
     over = compare(student, control, metric, groups=groups, resamples=resamples, seed=seed)
     better = over.low > 0 if student.metrics[metric].higher_is_better else over.high < 0
@@ -95,5 +97,23 @@ def distilled(
         size_ratio=None if sizes is None else sizes[0] / sizes[1],
         seconds_ratio=student.seconds / teacher.seconds if student.seconds and teacher.seconds else None,
         slices=slices,
+        decoding_unknown=unknown,
         **means,
     )
+
+
+def require_decoded_alike(student: EvalReport, *others: EvalReport) -> list[str]:
+    """The systems of which it is not known how their answers were made. Raises InputError naming every setting in which another differs from the student's: a ratio of one that
+    samples and one that takes the likeliest token is of the decoding as much as of the model."""
+    problems = []
+    for other in others:
+        ours, theirs = student.decoding, other.decoding
+        if ours is None or theirs is None or ours == theirs:
+            continue
+        names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        told = ", ".join(f"{name} {ours.get(name)} against {theirs.get(name)}" for name in names)
+        why = f"{student.system} and {other.system} were decoded otherwise: {told}"
+        problems.append(Problem("decoding", why, "score both with the same evaluate.decoding"))
+    if problems:
+        raise InputError(*problems)
+    return [one.system for one in (student, *others) if one.decoding is None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ from planish.model.gguf_types import FILE_TYPES, Choice, Quant, tensor_type
 from planish.model.gguf_vocab import add_vocabulary, file_name
 from planish.model.gram import Grams
 from planish.model.llama_weights import LlamaWeights
-from planish.store.objects import disk_error, write_atomic
+from planish.store.objects import disk_error, refuse_full, write_atomic
 
+NAMED_BY = "quant"
+"""The key that the file's name says."""
 PLAIN = ("F16", "Q8_0")
 """Formats that an importance matrix changes nothing of."""
 
@@ -61,6 +64,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model-{quant}.gguf"
     beside = adapter_beside(target)
+    refuse_full(target, sum(shape_bytes(choices[name].written, shape) for name, shape in weights.shapes.items()))
     aside = folder / f".{target.name}.partial"
     writer = gguf.GGUFWriter(aside, weights.family.architecture)
     try:
@@ -86,13 +90,20 @@ def export(
         write_atomic(folder / f"Modelfile-{quant}", modelfile(target.name, checkpoint, beside.name if apart else None).encode())
     except BaseException as failed:
         writer.close()
+        # numpy says a short write without a number: the file came to the limit of its size, or the disk took no more
+        number = errno.EFBIG if aside.exists() and aside.stat().st_size == resource.getrlimit(resource.RLIMIT_FSIZE)[0] else errno.ENOSPC
         aside.unlink(missing_ok=True)
         if isinstance(failed, OSError):
-            # numpy says a short write without a number: the disk took no more
-            raise disk_error(failed if failed.errno else OSError(errno.ENOSPC, str(failed)), target) from failed
+            raise disk_error(failed if failed.errno else OSError(number, str(failed)), target) from failed
         raise
     made = report(target, weights.shapes, choices, (*notes(quant, grams), *said))
     return made if apart is None else made.model_copy(update={"bytes": made.bytes + beside.stat().st_size})
+
+
+def check(checkpoint: Path) -> None:
+    """Raises InputError for a checkpoint that `export` refuses by its configuration, shapes or vocabulary; no weight is read."""
+    weights = LlamaWeights(checkpoint, None)
+    add_vocabulary(gguf.GGUFWriter(None, weights.family.architecture), checkpoint, weights.config["vocab_size"])
 
 
 def size(checkpoint: Path, *, quant: Quant = "Q4_K_M", imatrix: bool = True, lora: Literal["merged", "apart"] = "merged") -> int:

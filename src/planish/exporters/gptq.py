@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from planish.errors import InputError, Problem
 from planish.model.calibration_pass import Calibration, required
 from planish.model.exported import FellBack, Quantised
 from planish.model.gptq import gptq
 from planish.model.gram import Grams
 from planish.model.packed import SCALES, Form
-from planish.model.packed_checkpoint import Made, linear_weights, open_source, write
+from planish.model.packed_checkpoint import Made, linear_weights, open_source, refuse_shapes, write
 from planish.model.rtn import Coded, Grid, group_for, output_error, rtn
+
+NAMED_BY = "bits"
+"""The key that the file's name says."""
+
+
+def check(checkpoint: Path, *, damping: float = 0.01) -> None:
+    """Raises InputError for a damping that lifts no Hessian, and for weights that are codes already or not floating."""
+    _refuse_damping(damping)
+    open_source(checkpoint, None)
+
+
+def _refuse_damping(damping: float) -> None:
+    if not 0 < damping < math.inf:
+        raise InputError(Problem("damping", f"is {damping}, must be a number above 0", "0.01 is what the paper takes"))
+
+
+def fits(
+    shapes: Mapping[str, tuple[int, ...]], *, bits: Literal[4, 3] = 4, group: int = 128, layout: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+) -> None:
+    """Raises InputError for tensors of a checkpoint, by name, that `export` could not put in codes."""
+    refuse_shapes(shapes, layout, bits, group)
 
 
 def export(
@@ -32,8 +56,9 @@ def export(
     """Write the checkpoint folder `<folder>/model-GPTQ-<bits>bit`; the LoRA folder `adapter` is merged in fp32.
 
     The matrices that read one input are in memory at a time, and share one factorisation. Raises InputError without calibration text, for weights that cannot be quantised or a
-    group that divides nothing; RunFailed where nothing changed.
+    group that divides nothing, for a damping of 0 or less; RunFailed where nothing changed.
     """
+    _refuse_damping(damping)
     grams, source = required(calibration, "gptq"), open_source(checkpoint, adapter)
     names = linear_weights(source)
     form = Form(layout, bits, group_for((source.entries[name].shape[1] for name in names), group), symmetric=True, act_order=act_order)

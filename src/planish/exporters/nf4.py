@@ -22,6 +22,9 @@ from planish.model.safetensors_header import BYTES
 from planish.model.tensor_stream import write_tensors
 from planish.store.objects import write_folder
 
+NAMED_BY = ""
+"""No key: the file's name is always the same."""
+
 
 def export(checkpoint: Path, folder: Path, adapter: Path | None = None, calibration: Calibration | None = None, *, double: bool = True) -> Quantised:
     """Write the checkpoint folder `<folder>/model-NF4`; the LoRA folder `adapter` is merged in fp32 before a weight is rounded. `double`: the scales are quantised too (4.127
@@ -78,6 +81,12 @@ def export(checkpoint: Path, folder: Path, adapter: Path | None = None, calibrat
         fell_back=(),
         changed=(sums[0] / sums[1]) ** 0.5,
     )
+
+
+def check(checkpoint: Path) -> None:
+    """Raises InputError for weights that are codes already or not floating, MissingExtra without bitsandbytes."""
+    require("bitsandbytes", extra="4bit")
+    open_source(checkpoint, None)
 
 
 def quantization_config(double: bool) -> dict[str, object]:

@@ -6,12 +6,14 @@ import json
 import math
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
 from planish.errors import InputError, Problem, RunFailed
+from planish.lazy import require
 from planish.model import onnx_weights
 from planish.model.calibration_pass import Calibration, required
 from planish.model.cut_folder import CARRIED
@@ -25,7 +27,28 @@ from planish.model.packed_checkpoint import open_source
 from planish.model.rtn import Coded
 from planish.store.objects import write_folder
 
+NAMED_BY = "precision"
+"""The key that the file's name says."""
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
+
+
+def check(checkpoint: Path, *, precision: Literal["fp32", "int8", "int4"] = "int8", gptq: bool = False) -> None:
+    """Raises InputError for a family, scaling or weights that no graph is built of, and for options that exclude each other; MissingExtra without onnx."""
+    _refuse_words(precision, gptq)
+    require("onnx", extra="onnx")
+    read_decoder(checkpoint).check(open_source(checkpoint, None).entries, checkpoint)
+
+
+def fits(shapes: Mapping[str, tuple[int, ...]], *, precision: Literal["fp32", "int8", "int4"] = "int8", block: Literal[16, 32, 64, 128] = 32) -> None:
+    """Raises InputError for tensors of a checkpoint, by name, whose rows are no whole number of blocks."""
+    odd = sorted({shape[1] for shape in shapes.values() if len(shape) == 2 and shape[1] % block})
+    if precision != "fp32" and odd:
+        raise InputError(Problem("block", f"{block} does not divide rows of {odd} columns", "choose 16, or precision: fp32"))
+
+
+def _refuse_words(precision: str, gptq: bool) -> None:
+    if gptq and precision != "int4":
+        raise InputError(Problem("gptq", f"is for codes of 4 bits, not {precision}", "choose precision: int4, or leave gptq out"))
 
 
 def export(
@@ -44,8 +67,7 @@ def export(
     `block` weights of a row share a scale; with int4 the embedding and the output matrix have 8 bits. A few rows of one tensor are in memory at a time, nothing is written twice,
     and the folder appears whole or not at all. Raises InputError for a family, scaling or weights that no graph is built of; RunFailed where codes changed nothing.
     """
-    if gptq and precision != "int4":
-        raise InputError(Problem("gptq", f"is for codes of 4 bits, not {precision}", "choose precision: int4, or leave gptq out"))
+    _refuse_words(precision, gptq)
     grams = required(calibration, "onnx with gptq") if gptq else None
     decoder, source = read_decoder(checkpoint), open_source(checkpoint, adapter)
     decoder.check(source.entries, checkpoint)

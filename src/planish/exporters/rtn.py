@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,18 @@ from torch import Tensor
 from planish.model.calibration_pass import Calibration
 from planish.model.exported import Quantised
 from planish.model.packed import SCALES, Form
-from planish.model.packed_checkpoint import Made, linear_weights, open_source, write
+from planish.model.packed_checkpoint import Made, linear_weights, open_source, refuse_shapes, write
 from planish.model.rtn import group_for, rtn
+
+NAMED_BY = "bits"
+"""The key that the file's name says."""
+
+
+def fits(
+    shapes: Mapping[str, tuple[int, ...]], *, bits: Literal[4, 3] = 4, group: int = 128, layout: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+) -> None:
+    """Raises InputError for tensors of a checkpoint, by name, that `export` could not put in codes."""
+    refuse_shapes(shapes, layout, bits, group)
 
 
 def export(

@@ -20,9 +20,22 @@ from planish.model.safetensors_header import BYTES
 from planish.model.tensor_stream import PIECE, write_tensors
 from planish.store.objects import write_folder
 
+NAMED_BY = "dtype"
+"""The key that the file's name says."""
 STORED = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 NAMED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 """What config.json calls them."""
+
+
+def check(checkpoint: Path, *, shard_gb: float = 5.0) -> None:
+    """Raises InputError for weights that are codes already or not floating, and for files of no size or of any."""
+    _refuse_size(shard_gb)
+    open_source(checkpoint, None)
+
+
+def _refuse_size(shard_gb: float) -> None:
+    if not 0 < shard_gb < math.inf:
+        raise InputError(Problem("shard_gb", f"is {shard_gb}, must be above 0 and finite", "5 is what the hub takes"))
 
 
 def export(
@@ -39,8 +52,7 @@ def export(
     `calibration` is not needed and never run. A piece of a tensor at a time is in memory, and the folder appears only complete. Raises InputError for weights that are
     quantised or not floating and for an adapter of another base, RunFailed for values that are not finite as `dtype`.
     """
-    if shard_gb <= 0:
-        raise InputError(Problem("compress.export: safetensors.shard_gb", f"is {shard_gb}, must be above 0", "5 is what the hub takes"))
+    _refuse_size(shard_gb)
     source = open_source(checkpoint, adapter)
     layout = {name: (STORED.get(dtype, entry.dtype), entry.shape) for name, entry in source.entries.items()}
     types = Counter(kind for kind, _ in layout.values())

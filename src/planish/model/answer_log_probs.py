@@ -22,7 +22,7 @@ from planish.rows import Message, Sample
 TREE_TOKENS = 4096
 
 Reads = Literal["log_probabilities", "pair_log_probabilities"]
-"""What a scorer may read besides the answer: of the target, or of the better and the worse answer of a pair."""
+"""What a scorer may read besides the answer: of the target, or of the better and the worse answer of a pair, or of the answer that was judged."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Shown:
 
     def _answers(self, sample: Sample) -> list[tuple[Message, ...]]:
         target = [(Message(role="assistant", content=sample.target),)] if "log_probabilities" in self.reads else []
-        return target + list((sample.pair or ()) if "pair_log_probabilities" in self.reads else ())
+        given = sample.pair or (sample.judged[:1] if sample.judged is not None else ())
+        return target + list(given if "pair_log_probabilities" in self.reads else ())
 
     def _sequences(self, samples: Seq[Sample], wanted: Seq[list[tuple[Message, ...]]]) -> list[list[Sequence]]:
         found: list[list[Sequence]] = []
@@ -79,7 +80,7 @@ class Shown:
 
     def _told(self, said: list[tuple[float, ...]]) -> References:
         target = said.pop(0) if "log_probabilities" in self.reads else None
-        return References(target, (sum(said[0]), sum(said[1])) if said else None)
+        return References(target, tuple(map(sum, said)) or None)
 
 
 @torch.inference_mode()

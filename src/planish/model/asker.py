@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 from planish.data.task import Task
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.chat import Chat, Refused, Tools
 from planish.model.constraint import constraint_of
 from planish.model.engine import Decoding, Engine, Generation
-from planish.recipe import DecodingSection
+from planish.recipe_evaluate import DecodingSection
 from planish.rows import Message, Sample
 
 Conversation = Seq[Message]
@@ -26,11 +26,11 @@ CHOICES_AT_ONCE, ANSWERS_AT_ONCE = 64, 32
 class References(NamedTuple):
     """What a model says of a sample's own reference answers. `log_probs`: ln p of each token of its target, the end of the turn with them.
 
-    `pair`: ln p of its better and of its worse continuation, summed over tokens; of a reward model `rewards`, what its head says of both.
+    `pair`: ln p of its better and of its worse continuation, or of the one that was judged, summed over tokens; of a reward model `rewards`, what its head says of both.
     """
 
     log_probs: tuple[float, ...] | None = None
-    pair: tuple[float, float] | None = None
+    pair: tuple[float, ...] | None = None
     rewards: tuple[float, float] | None = None
 
 
@@ -165,6 +165,14 @@ def decoding_of(task: Task, told: DecodingSection = DecodingSection()) -> Decodi
     given = told.model_dump(exclude_none=True, exclude={"constraint", "stop"})
     form = None if told.constraint is None else constraint_of(**told.constraint.model_dump(exclude_none=True))
     return Decoding(**{"max_new_tokens": task.kind.max_new_tokens, **given}, stop=tuple(told.stop or ()), constraint=form)
+
+
+def told_of(task: Task, told: DecodingSection) -> dict[str, Any]:
+    """How answers of a task are made, every setting by name, for a report to carry."""
+    if task.shape == "classification":
+        return {"choice": "the most probable label"}
+    settings = asdict(replace(decoding_of(task, told), constraint=None)) | {"stop": list(told.stop or ())}
+    return settings | {"constraint": None if told.constraint is None else told.constraint.model_dump(mode="json", exclude_none=True)}
 
 
 def options(chat: Chat, labels: Seq[str]) -> list[tuple[int, ...]]:

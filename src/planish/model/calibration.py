@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from planish.model.memory import Setup
+from planish.model.memory_setup import Setup
 from planish.rows import content_hash
 from planish.store.objects import write_atomic
 

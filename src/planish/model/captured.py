@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from planish.model.capture_batch import NONE
 from planish.model.chat import Chat, Refused
 from planish.model.example import Example, Loss
 from planish.model.head_terms import Divergence, Entropy, LogProb, SampledDivergence, Term, Watched
+from planish.model.live_teacher import config_of
 from planish.model.policy import Scored
 from planish.rows import ChatRow, RejectCode
 from planish.store.objects import file_hash
@@ -42,11 +44,11 @@ class Weighed:
         """What has no meaning, or what the capture cannot give; without a capture, what a teacher that is asked now cannot."""
         found = []
         for name, value in (("ce_weight", self.ce_weight), ("kd_weight", self.kd_weight)):
-            if not value >= 0:
+            if not 0 <= value < math.inf:
                 found.append(Problem(f"{self.where}.{name}", f"is {value}", "give 0 or more"))
         if self.ce_weight == 0 and self.kd_weight == 0:
             found.append(Problem(self.where, "ce_weight and kd_weight are both 0: nothing would be learned", "give one of them more than 0"))
-        if about is None and not self.temperature > 0:
+        if about is None and not 0 < self.temperature < math.inf:
             found.append(Problem(f"{self.where}.temperature", f"is {self.temperature:g}", "give a number above 0, such as 2"))
         if about is not None and self.temperature not in about.temperatures:
             known = ", ".join(f"{T:g}" for T in about.temperatures)
@@ -149,19 +151,29 @@ def _written(row: ChatRow, chat: Chat, packed: Packed, place: int) -> Example:
         raise Refused(RejectCode.EMPTY_ANSWER, "the capture has no answer of the teacher to this very prompt")
     if found.finish_reason == "length":
         raise Refused(RejectCode.ANSWER_TRUNCATED, "the teacher's answer was cut at its length limit")
+    if not chat.decode([id for id in found.completion_ids if id != chat.end]).strip():
+        raise Refused(RejectCode.EMPTY_ANSWER, "the teacher's answer is empty")
     weights = (*[0.0] * len(prompt), *map(float, found.trained))
     return Example((Sequence((*prompt, *found.completion_ids), weights, (float(place),)),), sum(weights))
 
 
-def refusals(base: Path, capture: str, where: str) -> list[Problem]:
-    """What keeps the model of a folder from learning from a capture, known before anything is trained. A folder that is not there is refused where it is hashed."""
+def refusals(base: Path, capture: str, how: Weighed) -> list[Problem]:
+    """What keeps the model of a folder from learning from a capture, known before anything is trained. A folder that is not there is refused where it is hashed; of the options
+    those are looked at then that mean nothing whatever a capture holds."""
     if not Path(capture).is_dir():
-        return []
+        return replace(how, tail="bucket").problems(None)
+    found = list[Problem]()
     try:
-        _require_same(capture_batch.opened(capture).about, Chat.load(base), f"{where}.capture: {capture}")
+        packed = capture_batch.opened(capture)
+        about, size = packed.about, int(config_of(base).vocab_size)
+        found += how.problems(about)
+        if packed.largest >= size:
+            why = f"speaks of token {packed.largest:,}, and the student's logits are of {size:,} tokens"
+            found.append(Problem(f"{how.where}.capture: {capture}", why, "capture again with this recipe, into a new folder"))
+        _require_same(about, Chat.load(base), f"{how.where}.capture: {capture}")
     except InputError as refused:
-        return list(refused.problems)
-    return []
+        return [*found, *refused.problems]
+    return found
 
 
 def _require_same(about: About, chat: Chat, where: str) -> None:

@@ -23,6 +23,10 @@ Logits = Callable[[Sequence[int]], Tensor]
 """A runtime of another kind: token ids -> (T, V) fp32."""
 
 
+FROM_BOTH = ("kl", "top1_agreement", "perplexity", "source_perplexity")
+"""What `closeness` measures."""
+
+
 @torch.no_grad()
 def closeness(
     source: nn.Module, other: nn.Module | Logits, sequences: Sequence[Sequence[int]], advance: Callable[[int], object] = lambda _: None

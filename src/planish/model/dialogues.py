@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from planish.data.reading import read_rows
 from planish.data.table import Table
 from planish.data.task import Task, infer, make, row_shape
 from planish.errors import InputError, Problem, did_you_mean
-from planish.recipe import Recipe, TaskShape
+from planish.recipe import Recipe
+from planish.recipe_data import TaskShape
 from planish.rows import ChatRow, RejectedRow
 
 
@@ -35,13 +36,22 @@ class Dialogues:
         raise InputError(Problem(f"row {id}", f"there is no such row among {len(self.table)}", did_you_mean(id, self.table.ids)))
 
 
-def read(path: Path, task: TaskShape | None = None, labels: Sequence[str] | None = None, instruction: str | None = None, mixed: bool = False) -> Dialogues:
+def read(
+    path: Path,
+    task: TaskShape | None = None,
+    labels: Sequence[str] | None = None,
+    instruction: str | None = None,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    clean: Sequence[str] = (),
+    mixed: bool = False,
+) -> Dialogues:
     """The rows of a file or folder, or the training rows of a data set. Raises InputError where there are none, or where they ask nothing (documents)."""
     if (path / dataset.MANIFEST).is_file():
         stored = dataset.read(path)
         return Dialogues(_dialogues(Table.of(stored.rows("train")), stored.task), tuple(dataset.rejected_rows(stored)))
     shape: TaskShape | None = task or ("classification" if labels is not None else None)
-    reading = read_rows(path, shape=row_shape(shape) if shape else None, labels=labels, mixed=mixed, strict=False)
+    reading = read_rows(path, shape=row_shape(shape) if shape else None, labels=labels, mapping=mapping, clean=clean, mixed=mixed, strict=False)
     if not len(reading.accepted):
         why = f"none of its {reading.n_in} rows is right" if reading.n_in else "holds no rows"
         raise InputError(Problem(str(path), why, f"see what is wrong with them: planish check {path}"))
@@ -52,7 +62,8 @@ def read(path: Path, task: TaskShape | None = None, labels: Sequence[str] | None
 def of_recipe(recipe: Recipe) -> Dialogues:
     """The rows that a recipe trains on, before any split."""
     data = recipe.data
-    return read(recipe.resolve(data.path), data.task, data.labels, data.instruction, data.mixed)
+    path = recipe.resolve(data.path)
+    return read(path, data.task, data.labels, data.instruction, mapping=data.mapping, clean=data.clean, mixed=data.mixed)
 
 
 def _dialogues(rows: Table, task: Task) -> Table:

@@ -64,14 +64,14 @@ def _encoder(folder: Path) -> tuple[Any, Any]:
     return tokenizer, transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
 
 
-def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.float64], int]:
-    """Unit-length embeddings (n, H) in the order given, mean-pooled over the attention mask, and how many texts were cut to 256 tokens."""
+def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Unit-length embeddings (n, H) in the order given, mean-pooled over the attention mask, and which texts (n,) were cut to 256 tokens."""
     torch = require("torch", extra="train")
     tokenizer, model = _encoder(encoder_folder(encoder))
     if not texts:
-        return np.zeros((0, model.config.hidden_size)), 0
+        return np.zeros((0, model.config.hidden_size)), np.zeros(0, bool)
     ids = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-    truncated = sum(len(row) > MAX_TOKENS for row in ids)
+    cut = np.array([len(row) > MAX_TOKENS for row in ids])
     by_length = sorted(range(len(texts)), key=lambda position: len(ids[position]))  # neighbours of one length: next to no padding
     vectors = np.zeros((len(texts), model.config.hidden_size))
     with torch.inference_mode():
@@ -82,4 +82,4 @@ def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
             vectors[positions] = torch.nn.functional.normalize(pooled, dim=-1).double().numpy()
-    return vectors, truncated
+    return vectors, cut

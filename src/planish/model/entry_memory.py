@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from planish import shelf
 from planish.errors import InputError
-from planish.model import batched, memory, memory_shape, oom_ladder, precision
-from planish.model.memory import Setup, Shape
-from planish.recipe import TrainSection
+from planish.model import batched, memory_activations, memory_shape, oom_ladder, precision
+from planish.model.memory_setup import Setup, Shape
+from planish.recipe_train import TrainSection
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sized:
 
 def sized(section: TrainSection, folder: Path, labels: list[str] | None = None) -> Sized:
     """Counted on the model without its weights. Raises InputError for a technique or an architecture of which too little is known, and as the adapter does."""
-    memory.check_technique(section.adapter.name)
+    memory_activations.check_technique(section.adapter.name)
     shape, model = memory_shape.read(folder)
     options: dict[str, Any] = dict(section.adapter.options)
     if section.adapter.name == "head" and options.get("kind", "classification") == "classification" and not options.get("labels"):
@@ -66,7 +66,8 @@ def brought(setup: Setup, section: TrainSection, longest: int) -> Setup:
     folder: Path | None = shelf.call("objectives", name, "beside", options)() if hasattr(module, "beside") else None
     if folder is not None:
         parameters, hidden, ffn = _frozen(folder)
-        setup = replace(setup, beside=parameters, beside_hidden=hidden, beside_ffn=ffn)
+        pairs: int | None = shelf.call("objectives", name, "compared", options)() if hasattr(module, "compared") else 0
+        setup = replace(setup, beside=parameters, beside_hidden=hidden, beside_ffn=ffn, compared=pairs)
     rows, answer = sampled(section)
     at_once = min(rows, batched.ROWS, max(1, batched.TOKENS // longest)) if answer else 0
     return replace(setup, rollout_tokens=at_once * longest)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from planish.data.tree import Sequence
+from planish.model.relation import Relation
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Loss:
-    """`total` is a sum over a micro-batch, not a mean; `metrics` are sums too, divided by the same share, or by the sum of their own `counts` where they have one."""
+    """`total` is a sum over a micro-batch, not a mean; `metrics` are sums too, divided by the same share, or by the sum of their own `counts` where they have one.
+
+    Of each of the `relations` the curve has Pearson's r over all rows of the step under its name, and their number under NAME_n; neither where it is not defined.
+    """
 
     total: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
+    relations: dict[str, Relation] = field(default_factory=dict)

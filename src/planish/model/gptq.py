@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from planish.model.gptq_grid import fitted
+from planish.model.clipping import by_column, fitted
 from planish.model.rtn import Coded, Grid, rtn
 
 BLOCK = 128
@@ -48,12 +48,12 @@ def gptq(
     upper, damped = found
     cost = torch.empty_like(gram[0])
     cost[order] = upper.diagonal() ** -2
-    grids = fitted(weight, cost, bits, group, symmetric=symmetric, stored=stored)
+    grids = fitted(weight, by_column(cost), bits, group, symmetric=symmetric, stored=stored)
 
     def code(columns: Tensor, position: int, current: Tensor) -> Tensor:
         of = int(order[position]) // group
         if not act_order and position % group == 0:
-            here = fitted(current, cost[position : position + group], bits, group, symmetric=symmetric, stored=stored)
+            here = fitted(current, by_column(cost[position : position + group]), bits, group, symmetric=symmetric, stored=stored)
             grids.scale[:, of], grids.zero[:, of] = here.scale[:, 0], here.zero[:, 0]
         return grids.codes(columns, slice(of, of + 1))
 

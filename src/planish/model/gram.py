@@ -23,7 +23,7 @@ from planish.errors import InputError, Problem, RunFailed
 from planish.model.backbone import backbone, base_of
 from planish.model.layout import use_plain
 from planish.rows import content_hash
-from planish.store.objects import write_folder
+from planish.store.objects import refuse_full, write_folder
 
 FEWEST = 128
 """Sequences. Below this a column that is rare in the text may look as if nothing ever came through it."""
@@ -143,6 +143,8 @@ def kept(root: Path, model: str, sequences: Seq[Seq[int]], make: Callable[[], Gr
     folder = root / key(model, sequences)
     if not (folder / INDEX).is_file():
         made = make()
+        root.mkdir(parents=True, exist_ok=True)
+        refuse_full(folder, sum(4 * (gram.matrix.numel() + gram.mean_abs.numel()) for gram in made.matrices.values()))
         write_folder(folder, lambda partial: save(made, partial))
     return load(folder)
 

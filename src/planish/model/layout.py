@@ -51,8 +51,8 @@ def settle(model: Any, where: str) -> Layout:
     if layout_of(model).kind == "rows" and _looks_ahead(model):
         raise InputError(Problem(f"model: {where}", "its layers see tokens that come later, so it predicts nothing", "use a causal model"))
     wrong = _head_differs(model)
-    if wrong:
-        raise InputError(Problem(f"model: {where}", wrong, "use a family whose logits are a linear head, scaled or soft-capped"))
+    if wrong is not None:
+        raise InputError(Problem(f"model: {where}", *wrong))
     return layout_of(model)
 
 
@@ -115,8 +115,8 @@ def _looks_ahead(model: Any) -> bool:
     return _distance(one[:3], other[:3]) > _tolerance(one)
 
 
-def _head_differs(model: Any) -> str:
-    """Why the logits made by our head are not the model's; empty when they are."""
+def _head_differs(model: Any) -> tuple[str, str] | None:
+    """Why the logits made by our head are not the model's, and what to do; None when they are."""
     device = next(model.parameters()).device
     tokens = torch.arange(1, 5, device=device)[None]
     extra = {} if layout_of(model).kind == "rows" else {"tree_plan": tree_attention.plan(build([Sequence((1, 2, 3, 4, 1), (0.0,) * 5)]), device, way="dense")}
@@ -124,7 +124,12 @@ def _head_differs(model: Any) -> str:
         hidden = backbone(model)(input_ids=tokens, use_cache=False, **extra).last_hidden_state[0]
         theirs = model(input_ids=tokens, use_cache=False, **extra).logits[0]
         off = _distance(head_of(model).logits(hidden), theirs)
-    return "" if off <= _tolerance(theirs) else f"its logits are not those of its LM head: they differ by {off:.1e} ({model.config.model_type})"
+    if not torch.isfinite(theirs).all():
+        return f"its logits are not finite: its weights hold NaN or infinite numbers, or overflow {theirs.dtype}", "fetch or train this model again"
+    if off <= _tolerance(theirs):
+        return None
+    why = f"its logits are not those of its LM head: they differ by {off:.1e} ({model.config.model_type})"
+    return why, "use a family whose logits are a linear head, scaled or soft-capped"
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

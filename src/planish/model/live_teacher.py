@@ -109,11 +109,17 @@ def refusals(teacher: str, base: Path, where: str) -> list[Problem]:
             + OTHERWISE
         )
         return [Problem(f"{where}.teacher", why, fix)]
-    sizes = [_vocabulary(place) for place in (base, folder)]
+    sizes = [int(config_of(place).vocab_size) for place in (base, folder)]
     if sizes[0] != sizes[1]:
         why = f"its logits are of {sizes[1]:,} tokens, the student's of {sizes[0]:,}: one of them is padded, and what the padding holds cannot be compared"
         return [Problem(f"{where}.teacher", why, "capture it (planish capture), which keeps tokens alone, and use kd")]
     return []
+
+
+def layer_refusals(teacher: str, base: Path, pairs: Seq[Seq[int]], where: str) -> list[Problem]:
+    """Why the hidden states of two folders cannot be compared, known before either is loaded: layers that are not there, other widths. `base` is the student's folder."""
+    mine, theirs = config_of(base), config_of(bundled.locate(teacher))
+    return _unlike_sizes((mine.num_hidden_layers, theirs.num_hidden_layers), (mine.hidden_size, theirs.hidden_size), pairs, where)
 
 
 def opened(teacher: str, student: nn.Module, precision: str, device: str, pairs: Seq[tuple[int, int]] | None, where: str) -> LiveTeacher:
@@ -136,15 +142,8 @@ def spread(student: int, teacher: int) -> list[tuple[int, int]]:
 
 
 def _unlike(student: nn.Module, teacher: nn.Module, pairs: Seq[tuple[int, int]], where: str) -> list[Problem]:
-    found, counts = [], (len(layers(student)), len(layers(teacher)))
-    wrong = [list(pair) for pair in pairs if not all(1 <= number <= count for number, count in zip(pair, counts, strict=True))]
-    if wrong:
-        why = f"{wrong[0]} names a layer that is not there: the student has {counts[0]}, the teacher {counts[1]}, counted from 1"
-        found.append(Problem(f"{where}.hidden_layers", why, "give pairs [student's, teacher's], or leave it out: layers at the same share of the depth meet"))
-    widths = [base_of(model).config.get_text_config().hidden_size for model in (student, teacher)]
-    if widths[0] != widths[1]:
-        why = f"the student's hidden states have {widths[0]} values, the teacher's {widths[1]}: they cannot be compared without a map that would have to be learnt"
-        found.append(Problem(f"{where}.hidden_weight", why, "leave it at 0, or make the student of the teacher by taking layers out (planish prune)"))
+    counts, widths = zip(*((len(layers(model)), base_of(model).config.get_text_config().hidden_size) for model in (student, teacher)), strict=True)
+    found = _unlike_sizes(counts, widths, pairs, where)
     reason = next((layout_of(model).reason for model in (student, teacher) if layout_of(model).kind == "rows"), "")
     if reason or getattr(base_of(student), "virtual", None) is not None:
         why = f"hidden states are compared on the prefix tree: {reason or 'learned tokens stand above it'}"
@@ -154,8 +153,21 @@ def _unlike(student: nn.Module, teacher: nn.Module, pairs: Seq[tuple[int, int]],
     return found
 
 
-def _vocabulary(folder: Path) -> int:
+def _unlike_sizes(counts: Seq[int], widths: Seq[int], pairs: Seq[Seq[int]], where: str) -> list[Problem]:
+    found = []
+    wrong = [list(pair) for pair in pairs if not all(1 <= number <= count for number, count in zip(pair, counts, strict=True))]
+    if wrong:
+        why = f"{wrong[0]} names a layer that is not there: the student has {counts[0]}, the teacher {counts[1]}, counted from 1"
+        found.append(Problem(f"{where}.hidden_layers", why, "give pairs [student's, teacher's], or leave it out: layers at the same share of the depth meet"))
+    if widths[0] != widths[1]:
+        why = f"the student's hidden states have {widths[0]} values, the teacher's {widths[1]}: they cannot be compared without a map that would have to be learnt"
+        found.append(Problem(f"{where}.hidden_weight", why, "leave it at 0, or make the student of the teacher by taking layers out (planish prune)"))
+    return found
+
+
+def config_of(folder: Path) -> Any:
+    """The sizes of the text model in a folder, read without its weights."""
     from transformers import AutoConfig
 
     config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return int(config.get_text_config().vocab_size)
+    return config.get_text_config()

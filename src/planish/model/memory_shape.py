@@ -13,7 +13,7 @@ from torch import nn
 from planish import shelf
 from planish.errors import InputError, Problem
 from planish.model.account import account
-from planish.model.memory import Shape
+from planish.model.memory_setup import Shape
 from planish.model.targets import linear_layers, size
 from planish.model.trunk import frozen_depth
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, ValidationError
 
 from planish.errors import InputError, Problem, did_you_mean
-from planish.recipe import Section
+from planish.model.merge_settings import Setting, out_of_range, value
+from planish.recipe_keys import Section
 from planish.shelf import find
 
 METHODS = {
@@ -27,17 +28,6 @@ METHODS = {
 WITH_BASE = ("task_arithmetic", "ties", "dare")
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 LAYER = re.compile(r"^(.*?(?:^|\.)(?:layers|h|blocks)\.)(\d+)(\..+)$")
-
-
-class Filtered(Section):
-    """A value for the tensors whose name contains `filter`; for all where it is None or *."""
-
-    filter: str | None = None
-    value: float | list[float]
-
-
-Setting = float | list[float] | list[Filtered]
-"""A number; a list drawn out evenly over the layers; or the first entry whose filter fits a tensor's name. mergekit's rule, key by key."""
 
 
 class Source(Section):
@@ -142,6 +132,9 @@ def _problems(spec: MergeSpec, where: str) -> list[Problem]:
             problems.append(Problem(f"{where}.slices[{number}]", "its sources do not name equally many layers", "layers: [first, one past the last]"))
     known = find("transforms", spec.technique).keys
     sources = spec.sources
+    settings: list[tuple[str, Setting | None]] = [(key, getattr(source, key)) for key in ("weight", "density", "scale") for source in sources]
+    settings += [("lambda", spec.lambda_), ("t", spec.t), *(("t", one.t) for one in spec.slices)]
+    problems += dict.fromkeys(problem for key, setting in settings for problem in out_of_range(key, setting, f"{where}.{key}"))
     asked = {key for key in ("lambda_", "t", "normalize", "seed", "ties") if getattr(spec, key) is not None}
     asked |= {key for key in ("weight", "density", "scale") for source in sources if getattr(source, key) is not None}
     asked |= {"t" for one in spec.slices if one.t is not None}
@@ -150,33 +143,17 @@ def _problems(spec: MergeSpec, where: str) -> list[Problem]:
         problems.append(Problem(f"{where}.{shown}", f"{spec.method} has no {shown}", "its keys: " + ", ".join(name.rstrip("_") for name in known)))
     if spec.technique == "soup" and len(spec.models) == 1 and spec.base is None and spec.normalize is not False:
         problems.append(Problem(f"{where}.models", "a soup of one model is that model", "name at least two"))
+    shares = [1.0 if source.weight is None else source.weight for source in spec.models]
+    numbers = [share for share in shares if isinstance(share, (int, float))]
+    if spec.technique == "soup" and spec.normalize is not False and shares == numbers != [] and not sum(numbers):
+        problems.append(
+            Problem(f"{where}.models", f"the weights {numbers} sum to 0, and a mean divides by that", "give weights with a sum, or normalize: false")
+        )
     if spec.technique == "slerp" and any(len(group) != 2 for group in ([spec.models] if spec.models else [one.sources for one in spec.slices])):
         problems.append(Problem(f"{where}.models", "slerp blends two models", "use soup for more"))
     if spec.technique == "passthrough" and any(len(group) != 1 for group in ([spec.models] if spec.models else [one.sources for one in spec.slices])):
         problems.append(Problem(f"{where}.models", "passthrough takes each layer from one model", "give every slice one source"))
     return problems
-
-
-def value(setting: Setting, name: str, t: float) -> float:
-    """A setting's number for one tensor. `t` is how far the tensor's layer is through the model, 0 for what is in no layer.
-
-    Raises InputError for an empty list and where no filter fits.
-    """
-    if isinstance(setting, (int, float)):
-        return float(setting)
-    numbers: list[float] = []
-    for entry in setting:
-        if isinstance(entry, Filtered):
-            if entry.filter in (None, "*") or str(entry.filter) in name:
-                return value(entry.value, name, t)
-        else:
-            numbers.append(entry)
-    if not numbers:
-        raise InputError(Problem(name, "no entry of a setting fits this tensor", "end the list with an entry without a filter"))
-    at = t * (len(numbers) - 1)
-    low = min(int(at), len(numbers) - 1)
-    high = min(low + 1, len(numbers) - 1)
-    return (1 - (at - low)) * numbers[low] + (at - low) * numbers[high]
 
 
 def lay_out(spec: MergeSpec, names: dict[str, Sequence[str]], layers: dict[str, int]) -> list[Planned]:

@@ -20,6 +20,7 @@ from planish.errors import InputError, Problem
 from planish.model.merge_sources import Parent
 from planish.model.onnx_decoder import Decoder
 from planish.model.rtn import Coded, rtn
+from planish.store.objects import refuse_full
 
 DATA = "model.onnx.data"
 ALIGNED = 64
@@ -121,9 +122,10 @@ def write(path: Path, source: Parent, weights: Iterable[Weight], block: int, fou
 
     `four_bits` rounds a whole matrix of 4 bits by its name, where it is not to be rounded to nearest, a few rows at a time.
 
-    Raises InputError naming a weight that is not finite, OSError on a full disk.
+    Raises InputError naming a weight that is not finite; RunFailed where its disk has too few bytes free, OSError where it fills meanwhile.
     """
     planned = list(weights)
+    refuse_full(path, size(planned))
     changed = whole = 0.0
     with path.open("wb", buffering=0) as stream:
         os.posix_fallocate(stream.fileno(), 0, size(planned))

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from planish.model.memory import Estimate, Setup, Shape, estimate
+from planish.model.memory import estimate
+from planish.model.memory_estimate import Estimate
+from planish.model.memory_setup import Setup, Shape
 
 NUMBERS = {
     "halve_micro": 1,

@@ -17,8 +17,8 @@ from planish.errors import InputError, Problem, RunFailed
 from planish.model.cut_folder import CARRIED
 from planish.model.json_object import read_json
 from planish.model.merge_sources import Adapted, Checkpoint, Parent
-from planish.model.packed import Form, Layout, form_of, pack, quantization_config, shapes, unpack
-from planish.model.rtn import Coded
+from planish.model.packed import Form, Layout, LayoutName, form_of, pack, quantization_config, shapes, unpack
+from planish.model.rtn import Coded, group_for
 from planish.model.safetensors_header import BYTES, weight_files
 from planish.model.tensor_stream import opened, write_tensors
 from planish.store.objects import write_folder
@@ -54,6 +54,14 @@ def matrix(source: Parent, name: str) -> Tensor:
 def linear_weights(source: Parent) -> list[str]:
     """The matrices inside the layers, which are what is put in codes; embeddings and the LM head stay. In the order of the layers."""
     return sorted((name for name, entry in source.entries.items() if ".layers." in name and name.endswith(".weight") and len(entry.shape) == 2), key=_natural)
+
+
+def refuse_shapes(given: Mapping[str, tuple[int, ...]], layout: LayoutName, bits: int, group: int) -> None:
+    """Raises InputError for matrices inside the layers that no group of columns divides, and for those that do not fill the words of a layout."""
+    inside = {name: shape for name, shape in given.items() if ".layers." in name and name.endswith(".weight") and len(shape) == 2}
+    form = Form(layout, bits, group_for((shape[1] for shape in inside.values()), group), symmetric=True)
+    for name, (rows, columns) in inside.items():
+        shapes(name.removesuffix(".weight"), rows, columns, form)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -12,7 +12,9 @@ from planish.model import dialogues
 from planish.model.chat import Chat
 from planish.model.entry_memory import sampled
 from planish.model.measured import Measure, measure
-from planish.recipe import Recipe, TrainSection
+from planish.model.row_limit import row_limit
+from planish.recipe import Recipe
+from planish.recipe_train import TrainSection
 
 
 class PlannedRows(NamedTuple):
@@ -29,10 +31,11 @@ def of(recipe: Recipe, section: TrainSection, folder: Path) -> PlannedRows:
         return PlannedRows((max(1, min(section.batch_size, section.micro_tokens // block)), block, block), block)
     _, answer = sampled(section)
     rows = [row for row in measure(dialogues.of_recipe(recipe).table, Chat.load(folder)).rows if row.fault is None]
-    sizes = [_grown(row, answer) for row in rows]
-    lengths = [length for row, (length, _) in zip(rows, sizes, strict=True) if section.max_length is None or row.length <= section.max_length]
-    if not lengths:
-        raise InputError(Problem("data", "no row can be trained on within max_length", "planish preflight says why of each"))
+    limit = row_limit(section, folder)
+    sizes = [_grown(row, answer) for row in rows if limit is None or row.length <= limit]
+    if not sizes:
+        raise InputError(Problem("data", f"no row can be trained on within {limit} tokens", "planish preflight says why of each"))
+    lengths = [length for length, _ in sizes]
     length, longest = math.ceil(sum(lengths) / len(lengths)), max(lengths)
     micro = max(1, min(section.batch_size, section.micro_tokens // length))
     if longest > micro * length:

@@ -13,6 +13,7 @@ from planish.data.tree import Sequence
 from planish.model.chat import Chat, Refused, Tools
 from planish.model.example import Example
 from planish.model.mask import Dialogue
+from planish.model.relation import Relation, related
 from planish.rows import Message, PreferenceRow, RejectCode
 
 Reference = Callable[[Seq[Sequence]], list[float]]
@@ -50,6 +51,12 @@ def with_reference(examples: Seq[Example], reference: Reference) -> list[Example
 def sides(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values of all sequences (2N, ...) as those of the chosen and of the rejected ones: (N, ...) each."""
     return values[0::2], values[1::2]
+
+
+def with_length(reward: Tensor, lengths: Tensor) -> dict[str, Relation]:
+    """How the reward of the chosen and of the rejected answers (2N,) goes with their lengths (2N,)."""
+    parts = zip(("chosen", "rejected"), sides(reward), sides(lengths), strict=True)
+    return {f"{side}_length_correlation": related(paid, length) for side, paid, length in parts}
 
 
 def summed(figures: dict[str, Tensor]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the figures of a preference run say: both answers falling, stuck at ln 2, or in order (MISSION P2)."""
+"""What the figures of a preference run say: both answers falling, stuck at ln 2, or in order (MISSION P2); whether it learnt length is in preference_lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STILL = 1e-6
 class State(NamedTuple):
     """One finding: its name, the step it holds from (counted from 1), the figures it stands on, and what to do."""
 
-    state: Literal["too_early", "healthy", "both_falling", "stuck_at_ln2"]
+    state: Literal["too_early", "healthy", "both_falling", "stuck_at_ln2", "length_bias"]
     since_step: int
     evidence: str
     fix: str

@@ -15,7 +15,7 @@ from planish.model.mask import Dialogue, Masked, Turns
 from planish.model.measured import Measured, measure
 from planish.model.preflight_files import Line, config, files
 from planish.model.template import Refused
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.rows import ChatRow, RejectCode
 
 SAMPLED = 64

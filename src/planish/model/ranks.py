@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -190,9 +190,9 @@ class _Root(nn.Module):
         super().__init__()
         self.model, self.device = model, device
 
-    def forward(self, tree: Tree, precision: str, loss: Callable[[Scored], Loss]) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, tree: Tree, precision: str, loss: Callable[[Scored], Loss]) -> tuple[Any, ...]:
         found = loss(score(self.model, tree, precision, self.device))
-        return found.total, found.metrics
+        return found.total, found.metrics, found.counts, found.relations
 
 
 def _spread(model: nn.Module, device: str, world: int) -> nn.Module:

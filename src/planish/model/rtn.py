@@ -78,7 +78,10 @@ def rtn(weight: Tensor, bits: int, group: int, *, symmetric: bool = True, stored
 
 
 def group_for(widths: Iterable[int], wanted: int) -> int:
-    """The columns that share a scale: `wanted`, else the largest of 128, 64, 32 below it that divides every width. Raises InputError where none does."""
+    """The columns that share a scale: `wanted`, else the largest of 128, 64, 32 below it that divides every width. Raises InputError where none does, and for
+    fewer columns than one."""
+    if wanted < 1:
+        raise InputError(Problem("group", f"is {wanted}, must be 1 column or more", "choose 128, 64 or 32"))
     asked = sorted(set(widths))
     for size in (wanted, *(size for size in GROUPS if size < wanted)):
         if not any(width % size for width in asked):

@@ -21,11 +21,14 @@ from planish.model.optimizer import trainable
 from planish.model.plan import Plan
 from planish.model.policy import Scored
 from planish.model.ranks import Forward, Ranks, whole
+from planish.model.relation import Relation, pearson
 from planish.model.rollout import Rollout
 
 LossFunction = Callable[[Scored], Loss]
 OF = "of "
 """Before the name of a figure: the sum of its own counts."""
+RELATED = "related "
+"""Before the name of one of a relation's sums."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def one_step(state: State, examples: Seq[Example], work: Work, rate: float) -> D
             state.average.update(model)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return Done(total, norm, int(all_tokens), int(all_tokens_in), _means(dict(zip(sums, figures, strict=True))))
+    return Done(total, norm, int(all_tokens), int(all_tokens_in), _means(dict(zip(sums, figures, strict=True)), share))
 
 
 def micro_batches(examples: Seq[Example], budget: int, ranks: Ranks, shared: bool = True) -> list[tuple[Tree, bool]]:
@@ -100,14 +103,21 @@ def validation(model: nn.Module, examples: Seq[Example], work: Work) -> tuple[fl
             _add(sums, found, counts / share)
     own = [*sums.values()] + [0.0] * (work.ranks.most(len(sums)) - len(sums))  # a rank that had no row knows no figure, and must still send as many
     total, *figures = work.ranks.total(total, *own)
-    return total / share, _means(dict(zip(sums, figures, strict=False)))
+    return total / share, _means(dict(zip(sums, figures, strict=False)), share)
 
 
 def _add(sums: dict[str, float], found: Loss, scale: float) -> None:
-    for name, value in (*found.metrics.items(), *((OF + name, count) for name, count in found.counts.items())):
+    related = [(f"{RELATED}{part} {name}", value) for name, sums_of in found.relations.items() for part, value in zip(Relation._fields, sums_of, strict=True)]
+    for name, value in (*found.metrics.items(), *((OF + name, count) for name, count in found.counts.items()), *related):
         sums[name] = sums.get(name, 0.0) + value * scale
 
 
-def _means(sums: dict[str, float]) -> dict[str, float]:
-    """Figures by name, each over its own count where it has one."""
-    return {name: value / (sums.get(OF + name, 1.0) or 1.0) for name, value in sums.items() if not name.startswith(OF)}
+def _means(sums: dict[str, float], share: float) -> dict[str, float]:
+    """Figures by name, each over its own count where it has one, and the correlations with the rows they are of. The sums were divided by `share`."""
+    found = {name: value / (sums.get(OF + name, 1.0) or 1.0) for name, value in sums.items() if not name.startswith((OF, RELATED))}
+    first = f"{RELATED}{Relation._fields[0]} "
+    for name in (name.removeprefix(first) for name in sums if name.startswith(first)):
+        relation = Relation(*(sums[f"{RELATED}{part} {name}"] * share for part in Relation._fields))
+        if (r := pearson(relation)) is not None:
+            found |= {name: r, f"{name}_n": float(round(relation.rows))}
+    return found

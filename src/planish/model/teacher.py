@@ -22,13 +22,16 @@ ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is kept of a position: at most `k` tokens, or as few as hold `mass` of the probability; ln sum exp at each temperature; `tail_samples` draws from the rest."""
+    """What is kept of a position: at most `k` tokens, or as few as hold `mass` of the probability; ln sum exp at each temperature; `tail_samples` draws from the rest.
+
+    Ids from `vocabulary` on are none of the student's, such as the padding of a wider head: they are left in the tail, and never drawn."""
 
     k: int = 50
     mass: float = 0.999
     temperatures: tuple[float, ...] = (1.0, 2.0)
     tail_samples: int = 0
     seed: int = 0
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         right = {
@@ -64,12 +67,13 @@ def read(model: nn.Module, sequences: Seq[Sequence], wanted: Wanted, precision: 
 def of_logits(logits: Tensor, wanted: Wanted, generator: torch.Generator | None = None) -> Said:
     """logits (N, V) -> what is kept of each position."""
     log_p = logits.float().log_softmax(1)
-    values, ids = log_p.topk(min(wanted.k, log_p.size(1)), 1)
+    known = log_p[:, : wanted.vocabulary]
+    values, ids = known.topk(min(wanted.k, known.size(1)), 1)
     held = values.double().exp().cumsum(1)
     counts = (held < wanted.mass).sum(1).add(1).clamp(max=values.size(1)) if wanted.mass < 1 else torch.full((len(log_p),), values.size(1))
     kept = torch.arange(values.size(1), device=values.device)[None] < counts.to(values.device)[:, None]
     lse = torch.stack([(log_p / T).double().logsumexp(1) for T in wanted.temperatures], 1)
-    drawn, drawn_lps = _draws(log_p, ids, kept, wanted.tail_samples, generator)
+    drawn, drawn_lps = _draws(known, ids, kept, wanted.tail_samples, generator)
     return Said(
         counts.cpu().numpy().astype(np.int64),
         ids[kept].cpu().numpy(),

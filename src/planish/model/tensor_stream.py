@@ -1,32 +1,34 @@
-"""Tensors of a checkpoint one piece at a time: read by memory map from safetensors, written to preallocated safetensors; a few pieces are all that is ever in memory.
+"""Tensors of a checkpoint one piece at a time: read from safetensors, written to preallocated safetensors; a few pieces are all that is ever in memory.
 
-A folder that is written appears complete or not at all, and what is read is never changed: the maps are private copies of the files.
+Files are read into a small buffer and not mapped: of a map's pages a seventh stayed in memory after they were given back, and a file that is cut short meanwhile
+would end the process. A folder that is written appears complete or not at all.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import finalize
 
 import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.safetensors_header import BYTES, Entry, read_header, weight_files
+from planish.store.objects import refuse_full
 
-PIECE = 2**17
-"""Values of one piece: 512 KiB in fp32. A method holds a dozen such at once: they stay in the processor's cache, and add little to 240 MiB of libraries."""
-AROUND = 2**16
-"""Bytes that a fault maps along with the page it is for (Linux), before it too: given back from such a boundary on, or some would stay of every piece that was read."""
+PIECE = 2**18
+"""Values of one piece: 1 MiB in fp32. A method holds a dozen such at once, which adds little to 240 MiB of libraries; smaller ones cost more, as threads hand over between
+them (a quarter of the piece takes twice the time)."""
 SHARD = 5 * 10**9
 """Bytes of one file that is written."""
 
@@ -46,8 +48,22 @@ def opened(path: Path, *, whole: bool = False) -> Any:
     return safe_open(str(path), framework="pt")
 
 
+class Buffers(threading.local):
+    """Memory that is written over piece after piece, by name, each thread's its own: to get fresh memory from the system takes ten times as long as an addition on it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(size,) with whatever was in it."""
+        held = self._held.get(name)
+        if held is None or held.numel() < size:
+            held = self._held[name] = torch.empty(size, dtype=dtype)
+        return held[:size]
+
+
 class TensorFolder:
-    """The tensors of a checkpoint folder, opened by memory map. `entries` maps a tensor's name to what the headers say.
+    """The tensors of a checkpoint folder, opened. `entries` maps a tensor's name to what the headers say.
 
     Raises InputError, with every file's problem, for headers that are not sound and for a name in two files.
     """
@@ -55,8 +71,11 @@ class TensorFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[str, Entry] = {}
-        self._maps: dict[str, mmap.mmap] = {}
+        self._files: dict[str, FileIO] = {}
+        self._buffers = Buffers()
         problems: list[Problem] = []
+        held = ExitStack()
+        finalize(self, held.close)
         for path in weight_files(folder):
             try:
                 entries = read_header(path)
@@ -65,24 +84,31 @@ class TensorFolder:
                 continue
             problems += [Problem(f"{path}: {name}", "stands in two files", "save the model again") for name in sorted(entries.keys() & self.entries.keys())]
             self.entries |= entries
-            with path.open("rb") as stream:
-                held = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-            self._maps |= dict.fromkeys(entries, held)
+            self._files |= dict.fromkeys(entries, held.enter_context(path.open("rb", buffering=0)))
         if problems:
             raise InputError(*problems)
 
     def read(self, name: str, start: int = 0, stop: int | None = None, into: Tensor | None = None) -> Tensor:
-        """(stop - start,) values of a floating tensor as its flat memory has them, in fp32 and owned, or written over `into`; the pages that were read are given back."""
-        entry, held = self.entries[name], self._maps[name]
+        """(stop - start,) values of a floating tensor as its flat memory has them, in fp32 and owned, or written over `into`. Raises InputError for a file that was cut short."""
+        entry, file = self.entries[name], self._files[name]
         stop, width = entry.size if stop is None else stop, BYTES[entry.dtype]
-        if stop == start:
-            return torch.empty(0)
-        first = entry.start + start * width
-        mapped = torch.frombuffer(held, dtype=FLOATING[entry.dtype], count=stop - start, offset=first)
-        values = mapped.to(torch.float32, copy=True) if into is None else into.copy_(mapped)
-        page = first - first % AROUND
-        held.madvise(mmap.MADV_DONTNEED, page, first + (stop - start) * width - page)
+        values = torch.empty(stop - start) if into is None else into
+        for first in range(start, stop, PIECE):
+            count = min(PIECE, stop - first)
+            raw = self._buffers.take("raw", count * width, torch.uint8)
+            _read_all(file, raw.numpy().data, entry.start + first * width)
+            values[first - start : first - start + count] = raw.view(FLOATING[entry.dtype])
         return values
+
+
+def _read_all(file: FileIO, data: memoryview, at: int) -> None:
+    while data:
+        done = os.preadv(file.fileno(), [data], at)
+        if not done:
+            raise InputError(
+                Problem(str(file.name), f"ends at byte {at}, before its tensors do: it was cut short meanwhile", "let nothing write to it, and begin again")
+            )
+        data, at = data[done:], at + done
 
 
 def refuse_second_head(folder: TensorFolder, head: str = "lm_head.weight", embedding: str = "model.embed_tokens.weight") -> None:
@@ -97,20 +123,6 @@ def refuse_second_head(folder: TensorFolder, head: str = "lm_head.weight", embed
     if not same:
         why = "is another matrix than the embedding, and config.json says that they are one"
         raise InputError(Problem(f"{folder.folder}: {head}", why, "take it out of the file, or set tie_word_embeddings to false"))
-
-
-class Buffers(threading.local):
-    """Memory that is written over piece after piece, by name, each thread's its own: to get fresh memory from the system takes ten times as long as an addition on it."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def take(self, name: str, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(size,) with whatever was in it."""
-        held = self._held.get(name)
-        if held is None or held.numel() < size:
-            held = self._held[name] = torch.empty(size, dtype=dtype)
-        return held[:size]
 
 
 def finite(values: Tensor) -> bool:
@@ -161,7 +173,8 @@ def write_tensors(
 
     Every file has its full size before the first tensor is asked for, so that a full disk is known at once. `values(name)` gives the tensor's flat values in order;
     with more `workers` than one it is called by that many threads at once, each at a tensor of its own on one core, the largest first.
-    Raises OSError on a full disk, RunFailed for a value that is finite and no longer is in the dtype written.
+    Raises RunFailed where its disk has too few bytes free, with how many are missing, and for a value that is finite and no longer is in the dtype written; OSError where the disk
+    fills meanwhile.
     """
     files: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
     filled = total = 0
@@ -173,6 +186,7 @@ def write_tensors(
         files[-1][name] = (dtype, shape)
         filled, total = filled + needed, total + needed
     names = ["model.safetensors"] if len(files) == 1 else [f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))]
+    refuse_full(folder / names[0], total)
     with ExitStack() as opened:
         places: dict[str, tuple[int, int]] = {}
         for name, held in zip(names, files, strict=True):

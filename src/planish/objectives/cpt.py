@@ -8,7 +8,9 @@ every token is predicted once, from what of its document stands in the block.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Any
 
 from planish.data.bins import best_fit_decreasing
@@ -32,8 +34,7 @@ REPLAY = (0.1, 0.3)
 
 def encode(row: TextRow, chat: Chat, *, block: int = 1024) -> Example:
     """One document in pieces of at most `block` read tokens. Its share of the step is its number of trained tokens. Raises planish.model.chat.Refused for an empty one."""
-    if block < 2:
-        raise InputError(Problem("objective.cpt.block", f"is {block}", "give the tokens of a block, such as 1024"))
+    _require(block, None)
     ids = [*_begin(chat), *chat.encode(row.text), _end(chat)]
     if not row.text.strip() or len(ids) < 2:
         raise Refused(RejectCode.NO_SCORED_TOKENS, "an empty document predicts nothing")
@@ -41,13 +42,17 @@ def encode(row: TextRow, chat: Chat, *, block: int = 1024) -> Example:
     return Example(pieces, float(len(ids) - 1))
 
 
+def refusals(base: Path, *, block: int = 1024) -> list[Problem]:
+    """A block that is none, or longer than the model of the folder `base` reads: known before anything runs."""
+    return _wrong(block, json.loads((base / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings"))
+
+
 def blocks(named: Seq[tuple[str, Example]], context: int | None, *, block: int = 1024) -> list[tuple[str, Example]]:
     """The pieces of all examples put together in blocks of at most `block` read tokens, with the names of what is in each: a block is what a batch counts.
 
     Raises InputError where a block is longer than the `context` of the model.
     """
-    if context is not None and block > context:
-        raise InputError(Problem("objective.cpt.block", f"is {block}, and the model reads {context} tokens", f"set it to {context} or less"))
+    _require(block, context)
     pieces = [(name, piece) for name, example in named for piece in example.sequences]
     bins = best_fit_decreasing([len(piece.ids) - 1 for _, piece in pieces], block)
     return [(_named([pieces[at][0] for at in members]), _example([pieces[at][1] for at in members])) for members in bins]
@@ -68,6 +73,20 @@ def advise(examples: Seq[Example], replay: dict[str, Any] | None) -> list[str]:
 def loss(policy: Scored) -> Loss:
     """The sum over trained tokens; the loop divides by their number over the whole step."""
     return Loss(-(policy.log_prob * policy.weight).sum(), {})
+
+
+def _require(block: int, context: int | None) -> None:
+    if wrong := _wrong(block, context):
+        raise InputError(*wrong)
+
+
+def _wrong(block: int, context: int | None) -> list[Problem]:
+    where = "train.objective.cpt.block"
+    if block < 2:
+        return [Problem(where, f"is {block}", "give the tokens of a block, such as 1024")]
+    if context is not None and block > context:
+        return [Problem(where, f"is {block}, and the model reads {context} tokens", f"set it to {context} or less")]
+    return []
 
 
 def _begin(chat: Chat) -> list[int]:

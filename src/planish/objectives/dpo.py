@@ -8,7 +8,9 @@ log-ratios per token as its authors compute them; robust: Chowdhury et al. 2024,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -19,6 +21,7 @@ from planish.model import preference
 from planish.model.chat import Chat
 from planish.model.example import Example, Loss
 from planish.model.policy import Scored
+from planish.model.preference_lengths import learnt_length
 from planish.model.preference_state import State, states
 from planish.rows import PreferenceRow
 
@@ -31,6 +34,19 @@ def encode(row: PreferenceRow, chat: Chat) -> Example:
     return preference.pair(row, chat)
 
 
+def refusals(base: Path, *, beta: float = 0.1, loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid", label_smoothing: float = 0.0) -> list[Problem]:
+    """Options without a meaning, whatever the model: known before anything runs."""
+    found, where = [], "train.objective.dpo"
+    if not 0 < beta < math.inf:
+        found.append(Problem(f"{where}.beta", f"is {beta}", "give a number above 0, such as 0.1"))
+    if not 0 <= label_smoothing < 0.5:
+        why = f"is {label_smoothing}: of so many wrong pairs nothing can be learned"
+        found.append(Problem(f"{where}.label_smoothing", why, "give a share from 0 to below 0.5"))
+    if loss == "ipo" and label_smoothing:
+        found.append(Problem(f"{where}.label_smoothing", "has no place in ipo", "leave it out, or use sigmoid or robust"))
+    return found
+
+
 def prepare(examples: Seq[Example], reference: preference.Reference) -> list[Example]:
     """Each sequence gets its reference log-probability, once for the whole run."""
     return preference.with_reference(examples, reference)
@@ -40,9 +56,11 @@ def loss(policy: Scored, *, beta: float = 0.1, loss: Literal["sigmoid", "ipo", "
     """The sum over pairs. `label_smoothing` is the share of pairs whose order may be wrong: it pulls `sigmoid` towards them, `robust` takes their effect out on average.
 
     Figures per pair: margin = beta times the difference of log-ratios, accuracy = margin > 0, both log-ratios, lengths in tokens, and `kl`, half the mean square of the
-    log-ratios: how far the policy went on these answers. Raises InputError for a beta or a smoothing that has no meaning.
+    log-ratios: how far the policy went on these answers. Over pairs, of either side: the correlation of its reward (the log-ratio; per token in `ipo`) with its length.
+    Raises InputError for a beta or a smoothing that has no meaning.
     """
-    _check(beta, loss, label_smoothing)
+    if wrong := refusals(Path(), beta=beta, loss=loss, label_smoothing=label_smoothing):
+        raise InputError(*wrong)
     log_ratio = policy.sums() - policy.given[:, 0]
     chosen, rejected = preference.sides(log_ratio)
     lengths = policy.lengths()
@@ -56,12 +74,20 @@ def loss(policy: Scored, *, beta: float = 0.1, loss: Literal["sigmoid", "ipo", "
         "chosen_tokens": lengths[0::2],
         "rejected_tokens": lengths[1::2],
     }
-    return Loss(_losses(margin, log_ratio / lengths, beta, loss, label_smoothing).sum(), preference.summed(figures))
+    reward = log_ratio / lengths if loss == "ipo" else log_ratio
+    total = _losses(margin, log_ratio / lengths, beta, loss, label_smoothing).sum()
+    return Loss(total, preference.summed(figures), relations=preference.with_length(reward, lengths))
 
 
-def diagnose(history: Seq[dict[str, float]]) -> list[State]:
-    """What a finished run's figures say: both answers falling, or stuck at ln 2. `history` has `loss` and the figures of each step."""
-    return states(history)
+def diagnose(history: Seq[dict[str, float]], checks: Seq[dict[str, float]] = ()) -> list[State]:
+    """What a finished run's figures say: both answers falling, stuck at ln 2, or length learnt for merit. `history` has `loss` and the figures of each step, `checks` those of
+    each validation with its `step`."""
+    found = states(history)
+    if found[0].state == "stuck_at_ln2":  # nothing was learnt, length neither
+        return found
+    fix = "try simpo, whose reward is a mean over tokens, or pairs of like length: planish check (preferences) counts those that are"
+    biased = learnt_length(history, checks, fix=fix)
+    return [*(state for state in found if state.state != "healthy"), *biased] if biased else found
 
 
 def _losses(margin: Tensor, per_token: Tensor, beta: float, loss: str, smoothing: float) -> Tensor:
@@ -73,17 +99,3 @@ def _losses(margin: Tensor, per_token: Tensor, beta: float, loss: str, smoothing
         return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
     chosen, rejected = preference.sides(per_token)
     return (chosen - rejected - 1 / (2 * beta)).square()
-
-
-def _check(beta: float, loss: str, smoothing: float) -> None:
-    problems = []
-    if not beta > 0:
-        problems.append(Problem("objective.dpo.beta", f"is {beta}", "give a number above 0, such as 0.1"))
-    if not 0 <= smoothing < 0.5:
-        problems.append(
-            Problem("objective.dpo.label_smoothing", f"is {smoothing}: of so many wrong pairs nothing can be learned", "give a share from 0 to below 0.5")
-        )
-    if loss == "ipo" and smoothing:
-        problems.append(Problem("objective.dpo.label_smoothing", "has no place in ipo", "leave it out, or use sigmoid or robust"))
-    if problems:
-        raise InputError(*problems)

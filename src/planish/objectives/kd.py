@@ -12,8 +12,8 @@ from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Literal
 
-from planish.errors import InputError, Problem
-from planish.model import capture_batch, captured
+from planish.errors import Problem
+from planish.model import captured
 from planish.model.capture_batch import NONE as NONE
 from planish.model.captured import Weighed
 from planish.model.chat import Chat
@@ -41,21 +41,8 @@ def encode(row: ChatRow, chat: Chat, *, capture: str) -> Example:
     return captured.encode(row, chat, capture, WHERE)
 
 
-def require(
-    examples: Seq[Example],
-    *,
-    capture: str,
-    ce_weight: float = 0.5,
-    kd_weight: float = 0.5,
-    temperature: float = 2.0,
-    direction: Literal["forward", "reverse", "jsd"] = "forward",
-    mix: float = 0.5,
-    tail: Literal["bucket", "sampled"] = "bucket",
-) -> None:
-    """Raises InputError for options without a meaning, or where too many rows are not in the capture."""
-    problems = Weighed(WHERE, ce_weight, kd_weight, temperature, direction, mix, tail).problems(capture_batch.opened(capture).about)
-    if problems:
-        raise InputError(*problems)
+def require(examples: Seq[Example]) -> None:
+    """Raises InputError where too many rows are not in the capture."""
     captured.require_found(examples, WHERE)
 
 
@@ -64,9 +51,19 @@ def content(*, capture: str) -> str:
     return captured.content(capture, WHERE)
 
 
-def refusals(base: Path, *, capture: str) -> list[Problem]:
-    """Why the model of the folder `base` cannot learn from the capture: it is none, or of another tokenizer or template."""
-    return captured.refusals(base, capture, WHERE)
+def refusals(
+    base: Path,
+    *,
+    capture: str,
+    ce_weight: float = 0.5,
+    kd_weight: float = 0.5,
+    temperature: float = 2.0,
+    direction: Literal["forward", "reverse", "jsd"] = "forward",
+    mix: float = 0.5,
+    tail: Literal["bucket", "sampled"] = "bucket",
+) -> list[Problem]:
+    """Why the model of the folder `base` cannot learn from the capture: it is none, of another tokenizer or template, or cannot give what the options ask."""
+    return captured.refusals(base, capture, Weighed(WHERE, ce_weight, kd_weight, temperature, direction, mix, tail))
 
 
 def require_data(gold: str, *, capture: str) -> None:

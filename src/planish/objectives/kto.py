@@ -8,7 +8,9 @@ Source: Ethayarajh et al. 2024, arXiv 2402.01306.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Seq
+from pathlib import Path
 
 import torch
 
@@ -18,6 +20,9 @@ from planish.model import preference
 from planish.model.chat import Chat
 from planish.model.example import Example, Loss
 from planish.model.policy import Scored
+from planish.model.preference_lengths import learnt_length
+from planish.model.preference_state import State
+from planish.model.relation import related
 from planish.rows import UnpairedRow
 
 ROW = UnpairedRow
@@ -30,13 +35,26 @@ def encode(row: UnpairedRow, chat: Chat) -> Example:
     return Example((Sequence(sequence.ids, sequence.weights, (float(row.label),)),), 1.0)
 
 
-def require(examples: Seq[Example]) -> None:
+def refusals(base: Path, *, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0) -> list[Problem]:
+    """Options without a meaning, whatever the model: known before anything runs."""
+    found, where = [], "train.objective.kto"
+    if not 0 < beta < math.inf:
+        found.append(Problem(f"{where}.beta", f"is {beta}", "give a number above 0, such as 0.1"))
+    weights = {"good_weight": good_weight, "bad_weight": bad_weight}
+    found += [Problem(f"{where}.{name}", f"is {weight}", "give 0 or more") for name, weight in weights.items() if not 0 <= weight < math.inf]
+    if good_weight == 0 == bad_weight:
+        found.append(Problem(where, "good_weight and bad_weight are both 0: nothing would be learned", "give one of them more than 0"))
+    return found
+
+
+def require_rows(rows: Seq[UnpairedRow]) -> None:
     """Raises InputError where all answers are good, or all bad: nothing tells one from the other."""
-    good = sum(example.sequences[0].given[-1] for example in examples)
-    if good in (0, len(examples)):
-        why = f"all {len(examples)} answers are marked {'good' if good else 'bad'}"
-        fix = "add answers of the other kind; sft learns from good ones alone" if good else "add good answers"
-        raise InputError(Problem("train.objective.kto", why, fix))
+    _require_both(sum(row.label for row in rows), len(rows))
+
+
+def require(examples: Seq[Example]) -> None:
+    """The same of those that are left once every row is encoded. Raises InputError."""
+    _require_both(sum(example.sequences[0].given[-1] > 0 for example in examples), len(examples))
 
 
 def prepare(examples: Seq[Example], reference: preference.Reference) -> list[Example]:
@@ -55,20 +73,14 @@ def prepare(examples: Seq[Example], reference: preference.Reference) -> list[Exa
 
 def loss(policy: Scored, *, beta: float = 0.1, good_weight: float = 1.0, bad_weight: float = 1.0) -> Loss:
     """The sum over answers. Figures per answer: z0, accuracy (a good answer above z0, a bad one below), `good` (their share), and the log-ratios `good_log_ratio` and
-    `bad_log_ratio`, each 0 where the answer is of the other kind. Raises InputError for a beta that is not above 0 or a weight below 0."""
-    problems = []
-    if not beta > 0:
-        problems.append(Problem("objective.kto.beta", f"is {beta}", "give a number above 0, such as 0.1"))
-    problems += [
-        Problem(f"objective.kto.{name}", f"is {value}", "give 0 or more")
-        for name, value in (("good_weight", good_weight), ("bad_weight", bad_weight))
-        if value < 0
-    ]
-    if problems:
-        raise InputError(*problems)
+    `bad_log_ratio`, each 0 where the answer is of the other kind. Of the answers of each kind: their mean tokens, and the correlation of
+    log-ratio and length. Raises InputError for a beta that is not above 0 or a weight below 0."""
+    if wrong := refusals(Path(), beta=beta, good_weight=good_weight, bad_weight=bad_weight):
+        raise InputError(*wrong)
     log_ratio = policy.sums() - policy.given[:, 0]
     own, strange = preference.sides(log_ratio)
     good = preference.sides(policy.given[:, 1])[0] > 0
+    lengths = preference.sides(policy.lengths())[0]
     z0 = strange.detach().mean().clamp(min=0)
     ahead = torch.where(good, own - z0, z0 - own)
     weight = torch.where(good, good_weight, bad_weight)
@@ -78,8 +90,26 @@ def loss(policy: Scored, *, beta: float = 0.1, good_weight: float = 1.0, bad_wei
         "good": good,
         "good_log_ratio": own * good,
         "bad_log_ratio": own * ~good,
+        "good_tokens": lengths * good,
+        "bad_tokens": lengths * ~good,
     }
-    return Loss((weight * (1 - torch.sigmoid(beta * ahead))).sum(), preference.summed(figures))
+    kinds = {"good": good, "bad": ~good}
+    counts = {f"{name}_tokens": float(kind.sum()) for name, kind in kinds.items()}
+    relations = {f"{name}_length_correlation": related(own, lengths, kind) for name, kind in kinds.items()}
+    return Loss((weight * (1 - torch.sigmoid(beta * ahead))).sum(), preference.summed(figures), counts, relations)
+
+
+def diagnose(history: Seq[dict[str, float]], checks: Seq[dict[str, float]] = ()) -> list[State]:
+    """What a finished run's figures say: whether length was learnt for merit. `history` has the figures of each step, `checks` those of each validation with its `step`."""
+    fix = "good and bad answers of like length, or simpo on pairs of them: its reward is a mean over tokens"
+    return learnt_length(history, checks, fix=fix, sides=("good", "bad"))
+
+
+def _require_both(good: int, rows: int) -> None:
+    if good in (0, rows):
+        why = f"all {rows} answers are marked {'good' if good else 'bad'}"
+        fix = "add answers of the other kind; sft learns from good ones alone" if good else "add good answers"
+        raise InputError(Problem("train.objective.kto", why, fix))
 
 
 def _behind(own: Sequence, other: Sequence) -> Sequence:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from planish.errors import InputError, Problem
-from planish.model import bundled, capture_batch, captured, live_teacher
+from planish.model import bundled, captured, live_teacher
 from planish.model.capture_batch import NONE
 from planish.model.captured import Weighed
 from planish.model.chat import Chat
@@ -56,43 +56,8 @@ def encode(row: ChatRow, chat: Chat, *, capture: str = "") -> Example:
     return Example(tuple(replace(sequence, given=(*sequence.given, 0.0)) for sequence in example.sequences), example.share)
 
 
-def require(
-    examples: Seq[Example],
-    *,
-    capture: str = "",
-    lambda_on: float = 0.5,
-    divergence: Literal["reverse", "jsd", "forward"] = "reverse",
-    beta: float = 0.5,
-    on_weight: float = 1.0,
-    ce_weight: float = 0.5,
-    kd_weight: float = 0.5,
-    temperature: float = 2.0,
-    direction: Literal["forward", "reverse", "jsd"] = "forward",
-    mix: float = 0.5,
-    tail: Literal["bucket", "sampled"] = "bucket",
-    sample_temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 128,
-    hidden_weight: float = 0.0,
-    hidden_layers: list[list[int]] | None = None,
-) -> None:
-    """Raises InputError for options without a meaning, or where too many rows are not in the capture."""
-    problems = Weighed(WHERE, ce_weight, kd_weight, temperature, direction, mix, tail).problems(capture_batch.opened(capture).about if capture else None)
-    right = {
-        "lambda_on": (0 <= lambda_on <= 1, lambda_on, "give a share of rows from 0, where it is kd, to 1, where the student writes them all"),
-        "beta": (divergence != "jsd" or 0 < beta < 1, beta, "give the teacher's share of the mixture, between 0 and 1; the ends are forward and reverse"),
-        "on_weight": (on_weight > 0, on_weight, "give a number above 0; lambda_on: 0 leaves sampled rows out"),
-        "hidden_weight": (hidden_weight >= 0, hidden_weight, "give 0 or more"),
-        "hidden_layers": (_are_pairs(hidden_layers), hidden_layers, "give pairs [student's, teacher's] of layers counted from 1, or leave it out"),
-    }
-    problems += [Problem(f"{WHERE}.{name}", f"is {value}", fix) for name, (holds, value, fix) in right.items() if not holds]
-    try:
-        Decoding(max_new_tokens, sample_temperature, top_p)
-    except InputError as wrong:
-        named = {"decoding.temperature": "sample_temperature"}
-        problems += [replace(one, where=f"{WHERE}.{named.get(one.where, one.where.removeprefix('decoding.'))}") for one in wrong.problems]
-    if problems:
-        raise InputError(*problems)
+def require(examples: Seq[Example], *, capture: str = "") -> None:
+    """Raises InputError where too many rows are not in the capture."""
     if capture:
         captured.require_found(examples, WHERE)
 
@@ -110,14 +75,57 @@ def require_data(gold: str, *, capture: str = "") -> None:
         captured.require_gold(gold, capture, WHERE)
 
 
-def refusals(base: Path, *, teacher: str, capture: str = "") -> list[Problem]:
-    """Why the teacher cannot score what the student of the folder `base` writes, or this not learn from the capture."""
-    return live_teacher.refusals(teacher, base, WHERE) + (captured.refusals(base, capture, WHERE) if capture else [])
+def refusals(
+    base: Path,
+    *,
+    teacher: str,
+    capture: str = "",
+    lambda_on: float = 0.5,
+    divergence: Literal["reverse", "jsd", "forward"] = "reverse",
+    beta: float = 0.5,
+    on_weight: float = 1.0,
+    ce_weight: float = 0.5,
+    kd_weight: float = 0.5,
+    temperature: float = 2.0,
+    direction: Literal["forward", "reverse", "jsd"] = "forward",
+    mix: float = 0.5,
+    tail: Literal["bucket", "sampled"] = "bucket",
+    sample_temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 128,
+    hidden_weight: float = 0.0,
+    hidden_layers: list[list[int]] | None = None,
+) -> list[Problem]:
+    """Why the teacher cannot score what the student of the folder `base` writes, or this not learn from the capture; and options without a meaning."""
+    how = Weighed(WHERE, ce_weight, kd_weight, temperature, direction, mix, tail)
+    problems = live_teacher.refusals(teacher, base, WHERE)
+    if hidden_weight and not problems and _are_pairs(hidden_layers):
+        problems += live_teacher.layer_refusals(teacher, base, hidden_layers or (), WHERE)
+    problems += captured.refusals(base, capture, how) if capture else how.problems(None)
+    right = {
+        "lambda_on": (0 <= lambda_on <= 1, lambda_on, "give a share of rows from 0, where it is kd, to 1, where the student writes them all"),
+        "beta": (divergence != "jsd" or 0 < beta < 1, beta, "give the teacher's share of the mixture, between 0 and 1; the ends are forward and reverse"),
+        "on_weight": (0 < on_weight < inf, on_weight, "give a number above 0; lambda_on: 0 leaves sampled rows out"),
+        "hidden_weight": (0 <= hidden_weight < inf, hidden_weight, "give 0 or more"),
+        "hidden_layers": (_are_pairs(hidden_layers), hidden_layers, "give pairs [student's, teacher's] of layers counted from 1, or leave it out"),
+    }
+    problems += [Problem(f"{WHERE}.{name}", f"is {value}", fix) for name, (holds, value, fix) in right.items() if not holds]
+    try:
+        Decoding(max_new_tokens, sample_temperature, top_p)
+    except InputError as wrong:
+        named = {"decoding.temperature": "sample_temperature"}
+        problems += [replace(one, where=f"{WHERE}.{named.get(one.where, one.where.removeprefix('decoding.'))}") for one in wrong.problems]
+    return problems
 
 
 def beside(*, teacher: str, capture: str = "", lambda_on: float = 0.5, hidden_weight: float = 0.0) -> Path | None:
     """The folder of the teacher that must be in memory; none where every row has its teacher from the capture."""
     return None if capture and lambda_on == 0 and hidden_weight == 0 else bundled.locate(teacher)
+
+
+def compared(*, hidden_weight: float = 0.0, hidden_layers: list[list[int]] | None = None) -> int | None:
+    """Pairs of layers whose hidden states are held at once for the loss; None is one for each of the student's layers."""
+    return 0 if hidden_weight == 0 else None if hidden_layers is None else len(hidden_layers)
 
 
 def sampled(rows: int, *, lambda_on: float = 0.5, max_new_tokens: int = 128) -> tuple[int, int]:

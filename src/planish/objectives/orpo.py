@@ -7,6 +7,10 @@ Source: Hong et al. 2024, arXiv 2403.07691. The NLL is the mean over the answer'
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence as Seq
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -16,6 +20,8 @@ from planish.model import preference
 from planish.model.chat import Chat
 from planish.model.example import Example, Loss
 from planish.model.policy import Scored
+from planish.model.preference_lengths import learnt_length
+from planish.model.preference_state import State
 from planish.rows import PreferenceRow
 
 ROW = PreferenceRow
@@ -29,13 +35,19 @@ def encode(row: PreferenceRow, chat: Chat) -> Example:
     return preference.pair(row, chat)
 
 
+def refusals(base: Path, *, lambda_or: float = 0.1) -> list[Problem]:
+    """Options without a meaning, whatever the model: known before anything runs."""
+    return [] if 0 <= lambda_or < math.inf else [Problem("train.objective.orpo.lambda_or", f"is {lambda_or}", "give 0 or more, such as 0.1")]
+
+
 def loss(policy: Scored, *, lambda_or: float = 0.1) -> Loss:
     """The sum over pairs. Figures per pair: nll, penalty, log_odds_ratio, accuracy, mean log-probabilities, lengths, and `clamped`, answers whose mean log-probability is 0.
+    Over pairs, of either side: the correlation of its mean log-probability with its length.
 
     Raises InputError for a negative lambda_or.
     """
-    if lambda_or < 0:
-        raise InputError(Problem("objective.orpo.lambda_or", f"is {lambda_or}", "give 0 or more, such as 0.1"))
+    if wrong := refusals(Path(), lambda_or=lambda_or):
+        raise InputError(*wrong)
     lengths = policy.lengths()
     mean = policy.sums() / lengths
     chosen, rejected = preference.sides(mean)
@@ -52,7 +64,12 @@ def loss(policy: Scored, *, lambda_or: float = 0.1) -> Loss:
         "rejected_tokens": lengths[1::2],
         "clamped": mean > CERTAIN,
     }
-    return Loss((lambda_or * penalty - chosen).sum(), preference.summed(figures))
+    return Loss((lambda_or * penalty - chosen).sum(), preference.summed(figures), relations=preference.with_length(mean, lengths))
+
+
+def diagnose(history: Seq[dict[str, float]], checks: Seq[dict[str, float]] = ()) -> list[State]:
+    """What a finished run's figures say: whether length was learnt for merit. `history` has the figures of each step, `checks` those of each validation with its `step`."""
+    return learnt_length(history, checks, measured_from="start")
 
 
 def _log_odds(mean: Tensor) -> Tensor:

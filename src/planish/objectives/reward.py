@@ -7,6 +7,9 @@ Source: Bradley & Terry 1952, Biometrika 39:324; Ouyang et al. 2022, arXiv 2203.
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 from torch.nn.functional import logsigmoid
 
 from planish.data.tree import Sequence
@@ -28,15 +31,21 @@ def encode(row: PreferenceRow, chat: Chat) -> Example:
     return Example((_read_at_the_end(chosen), _read_at_the_end(rejected)), 1.0)
 
 
+def refusals(base: Path, *, margin: float = 0.0) -> list[Problem]:
+    """Options without a meaning, whatever the model: known before anything runs."""
+    if 0 <= margin < math.inf:
+        return []
+    why = f"is {margin}: the worse answer would have to win" if margin < 0 else f"is {margin}"
+    return [Problem("train.objective.reward.margin", why, "give 0 or more")]
+
+
 def loss(policy: Scored, *, margin: float = 0.0) -> Loss:
     """The sum over pairs. Figures per pair: difference of rewards, accuracy, probability that the chosen answer is preferred, both rewards.
 
     Raises InputError for a negative margin, or where the model has no head of one output that reads the last token.
     """
     head = policy.rows.class_head
-    problems = []
-    if margin < 0:
-        problems.append(Problem("objective.reward.margin", f"is {margin}: the worse answer would have to win", "give 0 or more"))
+    problems = refusals(Path(), margin=margin)
     if head is None or getattr(head.linear, "out_features", 0) != 1:
         problems.append(Problem("train.adapter", "has no head of one output", "use adapter: {head: {kind: reward}}"))
     elif head.pooling != "last":

@@ -49,6 +49,8 @@ def variant_lines(variant: dict[str, Any]) -> list[str]:
     said += [f"  warning: {warning}" for step in variant["steps"] for warning in step["warnings"]]
     if "recovery" in variant:
         said.append(f"  {variant['recovery']['sentence']}")
+    if "unrecovered" in variant:
+        said.append(f"  how much was recovered cannot be said: {variant['unrecovered']}")
     return said
 
 

@@ -1,4 +1,4 @@
-"""Held-out preference accuracy: how often the better answer of a pair gains more on the base model than the worse one, or has the higher reward of a reward model."""
+"""Held-out preference accuracy: how often the better answer gains more on the base model than the worse one, or has the higher reward; a judged one gains if good, loses if bad."""
 
 from __future__ import annotations
 
@@ -26,20 +26,38 @@ def score(sample: Sample, answer: Sequence[float] | None) -> Score:
     Of a reward model (reward of the better answer, of the worse): `margin` is their difference, `probability` its sigmoid (MISSION P4), and `longer` by how many words the
     better answer is the longer one.
 
-    Raises InputError for a text, a row that is no pair, and log-probabilities that are missing, above 0 or no numbers. Source: Rafailov et al. 2023, arXiv 2305.18290.
+    Of one answer that was judged good or bad (ln p of it, base's ln p of it): right where a good one gains on the base and a bad one loses (Ethayarajh et al. 2024,
+    arXiv 2402.01306); `margin` is the gain, of a bad one the loss.
+
+    Raises InputError for a text, a row that is neither, and log-probabilities that are missing, above 0 or no numbers. Source: Rafailov et al. 2023, arXiv 2305.18290.
     """
-    if sample.pair is None:
-        raise InputError(Problem(sample.id, "is no pair of a better and a worse answer", "score it with judge, or give rows with chosen and rejected"))
-    if isinstance(answer, Sequence) and not isinstance(answer, str) and len(answer) == 2:
+    if sample.pair is None and sample.judged is None:
+        why, fix = (
+            "is no pair of a better and a worse answer, nor one that was judged",
+            "score it with judge, or give rows with chosen and rejected, or with label",
+        )
+        raise InputError(Problem(sample.id, why, fix))
+    if sample.pair is not None and isinstance(answer, Sequence) and not isinstance(answer, str) and len(answer) == 2:
         return _rated(sample, *answer)
-    if isinstance(answer, str) or not answer or len(answer) != 4 or not all(one <= 0 and math.isfinite(one) for one in answer):
-        why = "needs four log-probabilities: of both answers, under the model and under its base"
-        raise InputError(Problem(sample.id, why, "score the pair with an engine that gives log-probabilities"))
+    needed = 4 if sample.pair is not None else 2
+    if isinstance(answer, str) or not answer or len(answer) != needed or not all(one <= 0 and math.isfinite(one) for one in answer):
+        why = "needs log-probabilities of both answers, or of the judged one, under the model and under its base"
+        raise InputError(Problem(sample.id, why, "score it with an engine that gives log-probabilities; a reward model rates pairs"))
+    if sample.judged is not None:
+        return _judged(sample, *answer)
     better, worse, base_better, base_worse = answer
     margin = (better - base_better) - (worse - base_worse)
     value = _first(margin)
     detail = {"accuracy": value, "likelihood_accuracy": _first(better - worse), "margin": margin}
     return Score(id=sample.id, answer=None, parsed=None, target=sample.target, value=value, detail=detail)
+
+
+def _judged(sample: Sample, own: float, base: float) -> Score:
+    """Of an answer that was judged."""
+    assert sample.judged is not None  # looked at by the caller
+    margin = own - base if sample.judged[1] else base - own
+    detail = {"accuracy": _first(margin), "margin": margin}
+    return Score(id=sample.id, answer=None, parsed=None, target=sample.target, value=detail["accuracy"], detail=detail)
 
 
 def _rated(sample: Sample, better: float, worse: float) -> Score:
@@ -60,9 +78,9 @@ def metrics(
     scores: Sequence[Score], labels: Sequence[str], *, groups: Mapping[str, str] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Metric]:
     """`accuracy` by the implicit reward, chance and base .5, `likelihood_accuracy` by the likelihood alone, and the mean `margin` in nats, of the base 0. A reward model has no
-    likelihood.
+    likelihood, and an answer without another none to be likelier than.
 
     Raises InputError without rows and on empty references."""
     require_references("pair_accuracy", scores)
-    names = ("accuracy", "margin") if any("probability" in score.detail for score in scores) else ("accuracy", "likelihood_accuracy", "margin")
-    return tally(scores, names, groups=groups, resamples=resamples, seed=seed)
+    ordered = all("likelihood_accuracy" in score.detail for score in scores)
+    return tally(scores, ("accuracy", "likelihood_accuracy", "margin") if ordered else ("accuracy", "margin"), groups=groups, resamples=resamples, seed=seed)

@@ -14,7 +14,7 @@ from planish.errors import PlanishError
 from planish.events import EventType, ReasonCode
 from planish.model.asker import decoding_of
 from planish.model.chat import Chat
-from planish.recipe import DecodingSection
+from planish.recipe_evaluate import DecodingSection
 from planish.server.app import create_app
 from planish.server.keys import KeyRing
 from planish.server.run import ensure_port_free, serve

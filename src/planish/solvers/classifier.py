@@ -144,13 +144,13 @@ def fit(train: Sequence[LabelRow], labels: Sequence[str], *, encoder: str = "min
         raise InputError(*problems)
     texts = [row.text for row in train]
     ngrams = char_ngrams.fit(texts, seed=seed) if encoder == NGRAMS else None
-    vectors, truncated = (ngrams.embed(texts), 0) if ngrams is not None else embed(texts, encoder=encoder)
+    vectors, cut = (ngrams.embed(texts), np.zeros(0, bool)) if ngrams is not None else embed(texts, encoder=encoder)
     targets = np.array([row.label for row in train])
     groups = [f"group {row.group}" if row.group is not None else f"row {position}" for position, row in enumerate(train)]
     strength = c if c is not None else choose_c(vectors, targets, groups, folds=folds, seed=seed)
     head = _regression(strength).fit(vectors, targets)
     known_by = encoder_hash(encoder) if ngrams is None else ""
-    return Fitted(tuple(str(name) for name in head.classes_), head.coef_, head.intercept_, encoder, known_by, strength, truncated, ngrams)
+    return Fitted(tuple(str(name) for name in head.classes_), head.coef_, head.intercept_, encoder, known_by, strength, int(cut.sum()), ngrams)
 
 
 def choose_c(vectors: NDArray[np.float64], targets: NDArray[np.str_], groups: Sequence[str], *, folds: int, seed: int) -> float:

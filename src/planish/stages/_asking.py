@@ -13,7 +13,8 @@ from planish.model.asker import Asker
 from planish.model.chat import Chat
 from planish.model.engine import Engine
 from planish.model.precision import Asked
-from planish.recipe import EvaluateSection, Use
+from planish.recipe_evaluate import EvaluateSection
+from planish.recipe_keys import Use
 from planish.stages._gold import Gold
 from planish.stages._scoring import BasePairs, reads
 

@@ -10,7 +10,8 @@ from planish import shelf
 from planish.errors import InputError, Problem
 from planish.model.example import Example
 from planish.model.rollout import Rollout, Student
-from planish.recipe import Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_train import TrainSection
 from planish.stages import _files
 
 

@@ -14,7 +14,8 @@ from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.events import EventType
 from planish.model.example import Example
-from planish.recipe import Recipe, TrainSection
+from planish.recipe import Recipe
+from planish.recipe_train import TrainSection
 from planish.rows import Origin, Row, TextRow, content_hash
 from planish.stages._context import Context
 from planish.stages._encoding import encode
@@ -51,6 +52,14 @@ def refusals(section: TrainSection, where: str) -> list[Problem]:
     if section.max_length is not None:
         found.append(Problem(f"{where}.max_length", "has no place here: a long document goes on in the next block", "set block in the objective's own keys"))
     return found
+
+
+def strange(recipe: Recipe, section: TrainSection, where: str) -> list[Problem]:
+    """Rows among the first of each file of the documents that are of another shape: dialogues are not documents. A path that is not there is refused by `options`."""
+    path = None if section.documents is None else recipe.resolve(section.documents)
+    if path is None or not reads_documents(section) or not path.exists():
+        return []
+    return [Problem(f"{where}.documents: {one.where}", one.why, one.fix) for one in documents.other_shapes(path)]
 
 
 def options(recipe: Recipe) -> dict[str, object]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from planish.model import oom_ladder
-from planish.model.memory import Setup
-from planish.recipe import TrainSection, Use
+from planish.model.memory_setup import Setup
+from planish.recipe_keys import Use
+from planish.recipe_train import TrainSection
 from planish.store.objects import write_atomic
 
 KEPT = "memory.json"

@@ -14,8 +14,9 @@ from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.model.chat import Chat
 from planish.model.example import Example
+from planish.model.row_limit import row_limit
 from planish.model.tokenise import How, build
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.rows import ChatRow, Row, RowBase, canonical_json, content_hash
 from planish.stages import _files
 from planish.store.objects import file_hash
@@ -29,7 +30,7 @@ def encode(section: TrainSection, rows: Sequence[Row], task: Task, base: Path, r
     if not rows:
         return [], []
     objective = section.objective
-    _require_shape(objective.name, shelf.find("objectives", objective.name).load().ROW, rows)
+    require_shape(objective.name, shelf.find("objectives", objective.name).load().ROW, rows)
     meaning = {
         "objective": objective.name,
         "options": canonical_json(objective.options),
@@ -37,7 +38,9 @@ def encode(section: TrainSection, rows: Sequence[Row], task: Task, base: Path, r
         "code": _code(objective.name),
         **_files.content(section),
     }
-    how = How(base, max_length=section.max_length, encode=partial(_example, objective.name, objective.options, task), meaning=tuple(sorted(meaning.items())))
+    how = How(
+        base, max_length=row_limit(section, base), encode=partial(_example, objective.name, objective.options, task), meaning=tuple(sorted(meaning.items()))
+    )
     store = build(rows, how, root)
     refused = [{"row": fault.row, "code": fault.code.value, "why": fault.why} for fault in store.faults]
     return [(row_id, store.example(place)) for place, row_id in enumerate(store.row_ids)], refused
@@ -55,7 +58,7 @@ def _encoder(objective: str, options: str) -> Any:
     return shelf.call("objectives", objective, "encode", json.loads(options))
 
 
-def _require_shape(objective: str, wanted: type[RowBase], rows: Sequence[Row]) -> None:
+def require_shape(objective: str, wanted: type[RowBase], rows: Sequence[Row]) -> None:
     """Raise InputError where an objective reads rows of its own shape and these are others; any row with a right answer can be made a dialogue."""
     strange = [row for row in rows if not isinstance(row, wanted)]
     if strange and wanted is not ChatRow:

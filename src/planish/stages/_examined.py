@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from planish import shelf
-from planish.data.finding import CheckResult
+from planish.data.divide import divide
+from planish.data.finding import CheckResult, Finding
 from planish.data.reading import Reading
-from planish.data.split import Split, SplitName, divide
+from planish.data.split import Split, SplitName
 from planish.data.table import Table
 from planish.data.task import Task
-from planish.recipe import SplitSection, Use
+from planish.recipe_data import SplitSection
+from planish.recipe_keys import Use
+from planish.rows import RejectCode
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Places:
     times: Mapping[str, str | float] | None = None
 
     def divide(self, rows: Table, together: Sequence[Sequence[str]]) -> Split:
-        """The split of these rows; rows that come as gold are gold, and nothing else is."""
+        """The split of these rows; rows that come as gold are gold, and nothing else is: other rows of their groups are set aside."""
         shares: dict[str, Any] = {
             "validation": self.section.validation,
             "gold": self.section.gold,
@@ -43,9 +46,31 @@ class Places:
         }
         if not self.gold_ids:
             return divide(rows, existing=self.existing, together=together, times=self.times, **shares)
-        others = divide(rows.without(self.gold_ids), together=together, times=self.times, **shares | {"gold": 0.0, "gold_max": None})
         own = rows.where(key.id in self.gold_ids for key in rows.keys)
-        return others.with_gold(own)
+        others = rows.without(self.gold_ids)
+        leaks = across(others, own)
+        others = others.without({leak.row_id for leak in leaks if leak.row_id is not None})
+        existing = {row_id: name for row_id, name in (self.existing or {}).items() if name in ("train", "validation")}
+        divided = divide(others, existing=existing, together=together, times=self.times, **shares | {"gold": 0.0, "gold_max": None})
+        return divided.with_gold(own).model_copy(update={"findings": (*leaks, *divided.findings)})
+
+
+def across(rows: Table, gold: Table) -> tuple[Finding, ...]:
+    """A finding for each row of a group that gold rows of one's own are of: gold never goes."""
+    held = {key.group: key.id for key in gold.keys if key.group is not None}
+    fix = "leave it out, or take gold rows of other groups: rows of one group know each other's answers"
+    return tuple(
+        Finding(
+            row_id=key.id,
+            code=RejectCode.GROUP_LEAK,
+            severity="reject",
+            why=f'is of group "{key.group}", as gold row {held[key.group]} is',
+            fix=fix,
+            see=held[key.group],
+        )
+        for key in rows.keys
+        if key.group is not None and key.group in held
+    )
 
 
 def examine(

@@ -24,6 +24,7 @@ from planish.stages._gold import Gold
 from planish.stages._plain import Plain
 from planish.stages._scoring import judge, readable
 
+FROM_THE_RUNTIME = ("load_seconds", "tokens_per_second", "memory")
 COMPARED = 64
 """Validation rows whose every token is predicted by the file's weights and by the original's."""
 
@@ -49,10 +50,9 @@ class Runtime:
 
     def figures(self) -> dict[str, Metric]:
         """As metrics of one measurement each."""
-        found = {"load_seconds": (self.load_seconds, False), "tokens_per_second": (self.tokens_per_second, True), "memory": (self.memory, False)}
         return {
-            name: Metric(name=name, value=float(value), n=1, higher_is_better=better, method="one run")
-            for name, (value, better) in found.items()
+            name: Metric(name=name, value=float(value), n=1, higher_is_better=name == "tokens_per_second", method="one run")
+            for name, value in zip(FROM_THE_RUNTIME, (self.load_seconds, self.tokens_per_second, self.memory), strict=True)
             if value is not None
         }
 
@@ -89,7 +89,7 @@ class FileScoring:
         coded = packed and self._plain(path) != path
         name = "transformers, with the weights that the codes stand for" if coded else "transformers" if packed else "onnxruntime" if graph else "llama.cpp"
         ran = Runtime(name, loaded, written / seconds if written else None, memory)
-        return judge(system, answers, self.gold, scorers, seconds).report, ran
+        return judge(system, answers, self.gold, scorers, seconds, told=self.context.recipe.evaluate.decoding).report, ran
 
     def closeness(self, path: Path) -> dict[str, Metric]:
         """The file's weights against the original's, both computed by transformers in fp32 (an ONNX folder by onnxruntime), on validation rows; nothing without any, or where

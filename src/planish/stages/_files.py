@@ -7,7 +7,9 @@ from typing import Any
 
 from planish import shelf
 from planish.model import bundled
-from planish.recipe import Recipe, TrainSection, Use
+from planish.recipe import Recipe
+from planish.recipe_keys import Use
+from planish.recipe_train import TrainSection
 
 
 def placed(recipe: Recipe, section: TrainSection) -> TrainSection:

@@ -11,7 +11,7 @@ from planish.model import step_time
 from planish.model.cut_folder import Source
 from planish.model.step_time import StepTime
 from planish.model.units import cut_config
-from planish.stages._prune import Removal, shape_of
+from planish.stages._prune import Removal, in_blocks, shape_of
 
 GRAIN = 64
 """The search stops at this part of the units: the clock is not finer."""
@@ -52,4 +52,5 @@ def to_latency(
     while high - low > max(1, most // GRAIN):
         middle = (low + high) // 2
         low, high = (low, middle) if of(middle) <= target else (middle, high)
+    high = in_blocks(units, kind, high)
     return removal.model_copy(update={kind: high}), StepTime(target=target, before=of(0), after=of(high), how=step_time.how())

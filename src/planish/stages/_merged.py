@@ -6,21 +6,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from planish.errors import InputError, Problem
 from planish.evidence.merged import BASE, verdict
-from planish.model import bundled
+from planish.model import bundled, trained
 from planish.model.chat import Chat
+from planish.model.merge_checks import BASE as BASE_SAID
 from planish.model.merge_sources import is_adapter
 from planish.model.merging import METHODS, WITH_BASE, MergeSpec, read_spec
-from planish.recipe import MergeEntry, Recipe
+from planish.recipe import Recipe
+from planish.recipe_compress import MergeEntry
 from planish.rows import content_hash
 from planish.scores import EvalReport
 from planish.stages import prepare
 from planish.stages._context import Context
 from planish.stages._gold import Gold, read_gold
 from planish.stages._merge import merge_models
+from planish.stages._merge_opened import open_merge
 from planish.stages._merge_tasks import GENERAL_ABILITY, TUNED, General, ParentTask, named, parent_task, score
 from planish.stages._variants import Variant
 from planish.store.objects import file_hash, write_folder
@@ -51,6 +55,27 @@ def spec_of(entry: MergeEntry, base: Path, place: Callable[[Path], Path], where:
         if value is not None:
             given[key] = value
     return read_spec(given, where)
+
+
+def refusals(entry: MergeEntry, base: Path, place: Callable[[Path], Path], where: str) -> list[Problem]:
+    """What is wrong with an entry while the tuned model is not there yet: its keys, and parents or a base that do not fit the recipe's model, and so not what is tuned from it."""
+    with TemporaryDirectory() as aside:
+        stand = str(untuned(base, Path(aside) / TUNED))
+        try:
+            open_merge(spec_of(entry, base, place, where, stand), base.parent)
+        except InputError as refused:
+            return [Problem(*(said.replace(stand, f"the {TUNED} model") for said in (one.where, one.why, one.fix))) for one in refused.problems]
+    return []
+
+
+def untuned(base: Path, place: Path) -> Path:
+    """The base in a folder of its own, which says that it was tuned from it: it stands for a tuned model that is not there yet and will have its shapes, tokens and base."""
+    place.mkdir()
+    for file in base.iterdir():
+        if file.is_file() and file.name != BASE_SAID:
+            (place / file.name).symlink_to(file.resolve())
+    trained.name_base(place, base)
+    return place
 
 
 def identities(recipe: Recipe, entry: MergeEntry) -> list[str]:

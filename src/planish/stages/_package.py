@@ -14,13 +14,17 @@ from planish.evidence.equal_size import EqualSize, Sized, against_quantised
 from planish.evidence.facts import ReportFacts
 from planish.evidence.retained import quality_retained
 from planish.model.calibration_pass import Calibration
+from planish.model.closeness import FROM_BOTH
 from planish.model.exported import Exported
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.scores import EvalReport, Metric
 from planish.stages import _papers
 from planish.stages._context import write_report
-from planish.stages._file_scoring import FileScoring
+from planish.stages._file_scoring import FROM_THE_RUNTIME, FileScoring
 from planish.stages._scoring import primary, readable
+
+FIGURES = ("bytes", "size_ratio", "quality_retained", *FROM_THE_RUNTIME, *FROM_BOTH)
+"""What is measured of a file besides its scores."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _gated(scoring: FileScoring, file: str, facts: ReportFacts) -> dict[str, Any
 
 
 def at_equal_size(cut: Sequence[Packed], plain: Sequence[Packed], scoring: FileScoring) -> list[EqualSize]:
-    """Each file of a cut model against the quantised file of the uncut one that is nearest in size; those that ran."""
+    """Each file of a cut model against the files of the uncut one that are no larger; those that ran."""
     rivals, metric = [sized for one in plain if (sized := _sized(one)) is not None], primary(readable(scoring.context.recipe.evaluate.scorers))
     return [against_quantised(one, rivals, metric, groups=scoring.gold.groups) for each in cut if rivals and (one := _sized(each)) is not None]
 

@@ -30,6 +30,8 @@ TOO_MUCH = 1 / 3
 """Share of the parameters above which the field's own figures fall off (Minitron, ModelOpt: the Pareto region ends there)."""
 TECHNIQUES = {"layers": "prune_layers", "heads": "prune_heads", "channels": "prune_channels"}
 """What is counted in a request -> the file on the transforms shelf, in the order they are applied."""
+BLOCK = 32
+"""Neighbours of a row that share a scale in every quantised format, at least."""
 FERTILITY = 0.03
 """Rise in tokens of the user's own text that a smaller vocabulary may cost: above it every answer takes that much longer."""
 
@@ -91,7 +93,8 @@ def shape_of(units: Units, removal: Removal) -> Cut:
 
 
 def to_target(source: Source, target: int, kind: str, removal: Removal) -> Removal:
-    """`removal` with as many more of one kind (layers, heads, channels) as bring the model to `target` parameters or below; a trimmed vocabulary counts towards it.
+    """`removal` with as many more of one kind (layers, heads, channels) as bring the model to `target` parameters or below, channels in whole blocks; a trimmed vocabulary
+    counts towards it.
 
     Raises InputError naming the smallest size, and for a target that is met without any more."""
     units = source.units
@@ -110,7 +113,14 @@ def to_target(source: Source, target: int, kind: str, removal: Removal) -> Remov
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if size(middle) <= target else (middle, high)
-    return removal.model_copy(update={kind: high})
+    return removal.model_copy(update={kind: in_blocks(units, kind, high)})
+
+
+def in_blocks(units: Units, kind: str, count: int) -> int:
+    """As many units as `count`, or so many more that the channels left fill whole blocks of quantised files, where those of the model did: one channel less than a block is
+    kept in 16 bits, which undoes what was gained."""
+    left = units.channels - count
+    return count if kind != "channels" or units.channels % BLOCK or left < BLOCK else count + left % BLOCK
 
 
 def trim(
@@ -148,9 +158,19 @@ def forecast(source: Source, cut: Cut, removal: Removal, latency: StepTime | Non
         bytes=sum(math.prod(shape) * BYTES[dtype] for dtype, shape in shapes.values()),
         memory=6 * PIECE * 4,
         seconds=2 * after * _seconds_a_value(source),
-        warnings=[much] if share > TOO_MUCH else [],
+        warnings=[*([much] if share > TOO_MUCH else []), *_narrow(source.units.channels, config["intermediate_size"])],
         latency=latency,
     )
+
+
+def _narrow(before: int, left: int) -> list[str]:
+    """What quantised files make of a width that their blocks do not divide, where they divided it before."""
+    if before % BLOCK or not left % BLOCK:
+        return []
+    why = (
+        f"{left} channels are left in every layer, no multiple of {BLOCK}: gguf keeps down_proj in 16 bits, and other exporters refuse it in groups of {BLOCK}"
+    )
+    return [f"{why}; remove {left % BLOCK} more" if left > BLOCK else why]
 
 
 def prune(
@@ -199,7 +219,7 @@ def prune(
             raise RunFailed(Problem(str(out), f"has {found:,} parameters on disk, {told.after:,} were to be", "prune again"))
         (partial / REPORT).write_text(canonical_json(reports[0].model_dump(mode="json")) + "\n", encoding="utf-8")
 
-    write_folder(out, fill)
+    write_folder(out, fill, replace=False)
     return reports[0]
 
 

@@ -18,7 +18,7 @@ from planish.progress import Progress
 from planish.rows import Noun
 from planish.stages import _importance as measuring
 from planish.stages._latency import to_latency
-from planish.stages._prune import PruneForecast, PruneReport, Removal, cut_of, forecast, prune, to_target, trim
+from planish.stages._prune import PruneForecast, PruneReport, Removal, cut_of, forecast, prune, refuse_place, to_target, trim
 from planish.stages._sparsify import TECHNIQUES, SparseReport, sparsify
 
 
@@ -78,6 +78,8 @@ def run(
 ) -> tuple[PruneForecast | PruneReport | SparseReport, list[Agreed], Fertility | None]:
     """Forecast (`out` None) or write. Raises InputError, before anything is written, for what cannot go, for a rise in tokens above 3 % and for an impossible target."""
     source = Source(folder)
+    if out is not None:
+        refuse_place(folder, out)  # before units are scored, which may take hours
     if request.zero is not None:
         return _zeroed(source, out, request, told, progress), [], None
     words = Vocabulary(folder) if request.removal.vocabulary is not None else None
@@ -119,6 +121,8 @@ def resolved(source: Source, request: Request, progress: Progress) -> tuple[Remo
 def _zeroed(source: Source, out: Path | None, request: Request, told: Text, progress: Progress) -> SparseReport:
     if request.zero not in TECHNIQUES or request.target is not None or request.latency is not None or request.removal != Removal(by=request.removal.by):
         raise InputError(Problem("zero", "weights are zeroed by themselves", f"--zero {'|'.join(TECHNIQUES)}, without removals"))
+    if request.rewind is not None:
+        raise InputError(Problem("rewind", "takes units out of an earlier model, and zeros are none", "leave it out, or remove channels, heads or layers"))
     if out is None:
         raise InputError(Problem("zero", "there is nothing to forecast: the file stays as large as it is", "leave out --dry-run"))
     norms = None

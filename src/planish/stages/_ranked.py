@@ -28,7 +28,7 @@ from planish.errors import InputError, PlanishError, Problem, RunFailed
 from planish.events import EventType
 from planish.model.curve import Step
 from planish.model.out_of_memory import held, is_out_of_memory, kernel_kills, offer_as_victim, says_so
-from planish.recipe import LaunchSection
+from planish.recipe_train import LaunchSection
 from planish.stages._ready import Job
 from planish.stages._tuning import Listener, tune
 

@@ -25,10 +25,11 @@ from planish.model.ranks import ALONE, Ranks
 from planish.model.recompute import checkpoint_activations
 from planish.model.reference import StartingModel
 from planish.model.rollout import Rollout, Student
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.stages import _documents
 from planish.stages._beside import loss_with, refusals
 from planish.stages._encoding import encode
+from planish.stages._known_rows import require_data
 from planish.stages._replay import Mixed, mix
 from planish.store.objects import file_hash
 
@@ -89,13 +90,15 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
     """Rows read and encoded. Raises InputError when there are too few for one batch."""
     section, base = TrainSection.model_validate(job.section), Path(job.base)
     data = dataset.read(Path(job.dataset))
-    _require_data(section, data.manifest.gold_sha256)
+    require_data(section, data)
     tokens = Path(job.tokens) / (f"rank-{ranks.rank}" if ranks.world > 1 else "")
     if job.documents is not None:
         encoded, refused, held = _documents.encoded(section, Path(job.documents), data.task, base, tokens)
         checks = drawn(_documents.in_blocks(section, held, base), _documents.CHECK_BLOCKS, section.seed)
     else:
         encoded, refused = encode(section, list(data.rows("train")), data.task, base, tokens)
+        often = dataset.frequencies(data)
+        encoded = [one for one in encoded for _ in range(often.get(one[0], 1))]
         checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
     if section.max_rows is not None:
         encoded = drawn(encoded, section.max_rows, section.seed)
@@ -111,12 +114,6 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
 def _too_few(count: int, section: TrainSection, refused: int) -> InputError:
     why = f"{count} training rows are fewer than one batch of {section.batch_size} ({refused} were refused)"
     return InputError(Problem("train.batch_size", why, "lower batch_size or bring more rows"))
-
-
-def _require_data(section: TrainSection, gold: str) -> None:
-    """An objective that brings rows of its own says whether they were kept apart from this very gold set."""
-    if hasattr(shelf.find("objectives", section.objective.name).load(), "require_data"):
-        shelf.call("objectives", section.objective.name, "require_data", section.objective.options)(gold)
 
 
 def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Ready:

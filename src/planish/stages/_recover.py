@@ -18,7 +18,10 @@ from planish.model import bundled, precision, teacher, trained
 from planish.model.chat import Chat, Refused
 from planish.model.load import load
 from planish.progress import Progress
-from planish.recipe import PruneEntry, Recipe, TrainSection, Use
+from planish.recipe import Recipe
+from planish.recipe_compress import PruneEntry
+from planish.recipe_keys import Use
+from planish.recipe_train import TrainSection
 from planish.stages import _files, train
 from planish.stages._context import Context
 from planish.stages._live import Live
@@ -46,7 +49,17 @@ def refusals(recipe: Recipe, entry: PruneEntry, where: str, store: Store) -> lis
         train.preflight(recipe.model_copy(update={"train": [section]}), store)
     except InputError as refused:
         found += [Problem(problem.where.replace("train[0]", where, 1), problem.why, problem.fix) for problem in refused.problems]
-    return found
+    return found or _absent(recipe, section, where)
+
+
+def _absent(recipe: Recipe, section: TrainSection, where: str) -> list[Problem]:
+    """Files of an objective that are not there. What the uncut model says is asked once it is."""
+    try:
+        if not from_parent(section):
+            _files.content(_files.placed(recipe, section))
+    except InputError as refused:
+        return [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in refused.problems]
+    return []
 
 
 def recover(context: Context, section: TrainSection, cut: Path, uncut: Path, prepared: Path, work: Path, label: str) -> Path:

@@ -19,9 +19,12 @@ from planish.model import bundled
 from planish.model.chat import Chat
 from planish.model.engine import Decoding
 from planish.model.example import Example
+from planish.model.row_limit import row_limit
 from planish.model.template import Refused
 from planish.model.tokenise import How, build
-from planish.recipe import Recipe, ReplaySection, TrainSection, Use
+from planish.recipe import Recipe
+from planish.recipe_keys import Use
+from planish.recipe_train import ReplaySection, TrainSection
 from planish.rows import ChatRow, RejectCode, Row, TextRow, content_hash
 from planish.stages._context import Context, read_json, write_json
 from planish.stages._encoding import encode
@@ -107,7 +110,7 @@ def mix(section: TrainSection, path: Path, task: Sequence[tuple[str, Example]], 
         rows = rows[: replay.count(len(task), share)]
     dialogues, refused = encode(spoken, [row for row in rows if isinstance(row, ChatRow)], make("chat"), base, tokens)
     store = build(
-        [row for row in rows if isinstance(row, TextRow)], How(base, max_length=section.max_length, encode=_text, meaning=(("encoding", "text"),)), tokens
+        [row for row in rows if isinstance(row, TextRow)], How(base, max_length=row_limit(section, base), encode=_text, meaning=(("encoding", "text"),)), tokens
     )
     texts = [(row_id, store.example(place)) for place, row_id in enumerate(store.row_ids)]
     refused += [{"row": fault.row, "code": fault.code.value, "why": fault.why} for fault in store.faults]

@@ -10,17 +10,15 @@ from planish import shelf
 from planish.data.task import COST, FINISH
 from planish.errors import InputError, Problem
 from planish.evidence.tally import tally
-from planish.model.asker import Answer
-from planish.recipe import Use
+from planish.model.asker import Answer, told_of
+from planish.recipe_evaluate import DecodingSection
+from planish.recipe_keys import Use
 from planish.rows import Sample
 from planish.scores import EvalReport, Metric, Score
 from planish.stages._gold import Gold
 
-BasePairs = Sequence[tuple[float, float]]
+BasePairs = Sequence[tuple[float, ...]]
 """ln p of the better and of the worse answer of each sample under the base model, asked the plain question."""
-
-_HARMLESS: dict[str, Any] = {"text": None, "log_probabilities": (-1.0,), "pair_log_probabilities": (-1.0, -1.0, -1.0, -1.0)}
-"""What a scorer is shown to look at the reference alone."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def require_references(gold: Gold, scorers: Sequence[Use]) -> None:
     for use in scorers:
         module = shelf.find("scorers", use.name).load()
         try:
-            scores = score_each(shelf.call("scorers", use.name, "score", use.options), gold.samples, [_HARMLESS[reads(use)]] * len(gold.samples))
+            scores = score_each(shelf.call("scorers", use.name, "score", use.options), gold.samples, [_harmless(reads(use), one) for one in gold.samples])
             module.metrics(scores, gold.labels, resamples=2)
         except InputError as refused:
             problems += refused.problems
@@ -61,9 +59,24 @@ def require_references(gold: Gold, scorers: Sequence[Use]) -> None:
         raise InputError(*dict.fromkeys(problems))
 
 
-def judge(system: str, answers: Sequence[Answer | str | None], gold: Gold, scorers: Sequence[Use], seconds: float, base: BasePairs | None = None) -> Judged:
+def _harmless(kind: str, sample: Sample) -> Any:
+    """What a scorer is shown to look at the reference alone."""
+    numbers = {"text": 0, "log_probabilities": 1, "pair_log_probabilities": 2 if sample.pair is None else 4}[kind]
+    return (-1.0,) * numbers or None
+
+
+def judge(
+    system: str,
+    answers: Sequence[Answer | str | None],
+    gold: Gold,
+    scorers: Sequence[Use],
+    seconds: float,
+    base: BasePairs | None = None,
+    told: DecodingSection | None = None,
+) -> Judged:
     """Score every answer with every scorer; metrics are named `<scorer>.<metric>`. The first scorer's rows are the report's rows; what the others say of a row
-    stands in its details under their names, so that their metrics can be paired too. How answers ended is reported beside them (`finish.length`).
+    stands in its details under their names, so that their metrics can be paired too. How answers ended is reported beside them (`finish.length`), and how they were made where
+    `told` says it and a model was asked for a text.
 
     A scorer that reads what this system does not tell (log-probabilities of a solver that only writes) is left out: its metric is missing, and a rule on it fails.
     Raises InputError where that leaves no scorer.
@@ -89,7 +102,9 @@ def judge(system: str, answers: Sequence[Answer | str | None], gold: Gold, score
     rows = [_with(row, {name: float(f"finish.{answer.finish}" == name) for name in FINISH} | _spent(answer)) for row, answer in zip(rows, given, strict=True)]
     counted = COST if all(answer.tokens is not None for answer in given) else ()
     ended = {name: metric.model_copy(update={"higher_is_better": False}) for name, metric in tally(rows, (*FINISH, *counted), groups=gold.groups).items()}
-    return Judged(EvalReport(system=system, gold=gold.sha256, metrics=metrics | ended, scores=rows, seconds=seconds), ranked_by)
+    asked = told is not None and any(isinstance(answer, Answer) and answer.text is not None for answer in answers)
+    decoding = told_of(gold.task, told) if told is not None and asked else None
+    return Judged(EvalReport(system=system, gold=gold.sha256, metrics=metrics | ended, scores=rows, seconds=seconds, decoding=decoding), ranked_by)
 
 
 def _spent(answer: Answer) -> dict[str, float]:

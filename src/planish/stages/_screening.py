@@ -11,7 +11,8 @@ from planish.evidence.screen import Screened, screen, share_to_clear
 from planish.evidence.statistic import is_row_mean, row_values
 from planish.model.asker import Answer, Asker
 from planish.model.engine import Decoding
-from planish.recipe import EvaluateSection, Use
+from planish.recipe_evaluate import EvaluateSection
+from planish.recipe_keys import Use
 from planish.rows import Sample
 from planish.scores import EvalReport
 from planish.stages._gold import Gold

@@ -126,7 +126,7 @@ def sparsify(
         )
         (partial / REPORT).write_text(canonical_json(reports[0].model_dump(mode="json")) + "\n", encoding="utf-8")
 
-    write_folder(out, fill)
+    write_folder(out, fill, replace=False)
     return reports[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,8 +26,9 @@ from planish.model.layout import layout_of
 from planish.model.optimizer import trainable
 from planish.model.plan import Plan, warnings
 from planish.model.ranks import ALONE, Ranks, is_spread, placed, whole
+from planish.model.schedule import learning_rate
 from planish.model.trunk import Trunk, frozen_depth
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.stages._context import write_json
 from planish.stages._eased import differences
 from planish.stages._live_doctor import LiveDoctor
@@ -62,7 +64,8 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
     counted = account(ready.model)
     counts = {"trainable": counted.trainable, "parameters": counted.base, "formula": counted.formula, "bytes": counted.bytes}
     rows_of_it = {"refused": len(ready.refused), "replay": ready.replay, "reference": ready.reference}
-    listener.event(EventType.TRAIN_PLANNED, {"plan": asdict(plan), "ranks": ranks.world, **counts, **rows_of_it})
+    asked = {"objective": {"name": section.objective.name}, "adapter": {"name": section.adapter.name}}
+    listener.event(EventType.TRAIN_PLANNED, {**asked, "plan": asdict(plan), "ranks": ranks.world, **counts, **rows_of_it})
     listener.say(
         f"  {plan.steps} steps over {plan.rows} rows, {counted.trainable:,} of {counted.base:,} parameters trained ({counted.share:.2%}), {plan.precision}"
         + said_of(ready.replay)
@@ -122,7 +125,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
     model = _gathered(ready.model, section, job, plan)
     if not ranks.first:
         return
-    moved, other = _effect(ready, model, start, said)
+    moved, other = _effect(ready, model, start, said, position)
     folder = Path(job.out)
     trained.save(model, ready.chat, folder, base)
     (folder / "metrics.jsonl").write_bytes((Path(job.work) / "metrics.jsonl").read_bytes())
@@ -165,15 +168,27 @@ def _tell_reference(ready: Ready, listener: Listener, warned: Callable[[str], No
         warned(f"{known['spoilt']} files of kept reference log-probabilities were spoilt: taken away, and what they held was computed again")
 
 
-def _effect(ready: Ready, model: nn.Module, start: dict[str, torch.Tensor], said: Any) -> tuple[float, float | None]:
+def _effect(ready: Ready, model: nn.Module, start: dict[str, torch.Tensor], said: Any, position: Position) -> tuple[float, float | None]:
     """How far the trained weights and a few answers moved. Raises RunFailed adapter_did_nothing where they did not."""
     moved = trained.changed(model, start)
     other = None if said is None else trained.output_change(said, trained.outputs(model, _asked(ready), ready.plan.precision, ready.device))
     if moved == 0 or other == 0:
         why = "no trained weight changed" if moved == 0 else "the trained weights changed and no answer did"
         fix = "raise learning_rate or steps, and look at the gradient norms"
+        if moved == 0 and (warming := still_warming(ready.plan, position)):
+            why, fix = f"{why}, {warming}", "train more steps (max_steps, epochs), or set warmup: 0, or keep: last"
         raise RunFailed(Problem("train", f"{why}: the adapter does nothing", fix), reason_code="adapter_did_nothing")
     return moved, other
+
+
+def still_warming(plan: Plan, position: Position) -> str:
+    """Words for weights that are kept from before the rate left 0, as those of a first step that warms up are; nothing where some step up to there had a rate."""
+    kept = position.best_step if plan.keep == "best" and position.best_step is not None else position.step
+    rate = partial(learning_rate, peak=plan.learning_rate, warmup=plan.warmup, steps=plan.steps, schedule=plan.schedule)
+    if kept == 0 or any(map(rate, range(kept))):
+        return ""
+    best = "the best validation loss is that of" if kept == position.best_step and kept != position.step else "the run ended after"
+    return f"as {best} step {kept} of {plan.steps} and the rate was 0 until then: it warms up from 0 over {plan.warmup} steps"
 
 
 def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
@@ -182,7 +197,8 @@ def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
     if not hasattr(objective, "diagnose"):
         return []
     lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
-    found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines])
+    checks = [{"step": line["step"], **line["validation_metrics"]} for line in lines if line["validation_loss"] is not None]
+    found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines], checks)
     return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
 
 

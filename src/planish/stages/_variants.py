@@ -17,7 +17,8 @@ from planish.model.cut_folder import Source
 from planish.model.load import load
 from planish.model.merging import MergeSpec
 from planish.model.merging import Source as Part
-from planish.recipe import PruneEntry, Use
+from planish.recipe_compress import PruneEntry
+from planish.recipe_keys import Use
 from planish.rows import content_hash
 from planish.scores import EvalReport
 from planish.stages._context import Context
@@ -71,9 +72,7 @@ def pruned(
     name = f"pruned-{number}"
     work = context.work / f"{name}-{content_hash({'entry': entry.model_dump(mode='json'), 'of': bundled.identity(tuned)})[:12]}"
     data = dataset.read(prepared)
-    asked = Removal(layers=entry.layers, heads=entry.heads, channels=entry.channels, vocabulary=entry.vocabulary, by=entry.by)
-    request = Request(removal=asked, target=entry.target, latency=entry.latency, take=entry.take)
-    goal, timed = resolved(Source(tuned), request, context.progress)
+    goal, timed = resolved(Source(tuned), request_of(entry), context.progress)
     now, reports, damaged = tuned, list[dict[str, Any]](), None
     for step, removal in enumerate(schedule(goal, entry.steps), start=1):
         place = work / str(step)
@@ -93,9 +92,19 @@ def pruned(
     story: dict[str, Any] = {"kind": "pruned", "steps": reports, "latency": timed.model_dump() if timed else None, "by": entry.by}
     if damaged is not None:
         again = score(load(now, "fp32"), Chat.load(now), f"{name}, recovered")
-        story["recovery"] = recovery(teacher, damaged, again, primary(context.recipe.evaluate.scorers), groups=groups).model_dump(mode="json")
-        context.progress.say(f"  {name}: {story['recovery']['sentence']}")
+        try:
+            story["recovery"] = recovery(teacher, damaged, again, primary(context.recipe.evaluate.scorers), groups=groups).model_dump(mode="json")
+            context.progress.say(f"  {name}: {story['recovery']['sentence']}")
+        except InputError as undefined:  # a ratio to a score of 0; the files are scored all the same
+            story["unrecovered"] = undefined.problems[0].why
+            context.progress.say(f"  {name}: how much was recovered cannot be said: {undefined.problems[0].why}")
     return Variant(name, now, entry.export or context.recipe.compress.export, story, cut=True)
+
+
+def request_of(entry: PruneEntry) -> Request:
+    """What `planish prune` would be asked."""
+    removal = Removal(layers=entry.layers, heads=entry.heads, channels=entry.channels, vocabulary=entry.vocabulary, by=entry.by)
+    return Request(removal=removal, target=entry.target, latency=entry.latency, take=entry.take)
 
 
 def schedule(goal: Removal, steps: int) -> list[Removal]:

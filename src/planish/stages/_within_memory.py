@@ -25,9 +25,10 @@ from planish.model.calibration import remembered
 from planish.model.entry_memory import Sized, brought, setup_of, sized
 from planish.model.example import Example
 from planish.model.machine import training_limit
-from planish.model.memory import GB, Setup
+from planish.model.memory_estimate import GB
+from planish.model.memory_setup import Setup, Shape
 from planish.model.out_of_memory import held, is_out_of_memory
-from planish.recipe import TrainSection
+from planish.recipe_train import TrainSection
 from planish.stages import _beside
 from planish.stages._eased import SAME_WEIGHTS, Eased, begin, pulled
 from planish.stages._ranked import NEAR, launch
@@ -48,7 +49,7 @@ class Expected:
     factor: float | None
 
     @property
-    def shape(self) -> memory.Shape | None:
+    def shape(self) -> Shape | None:
         """The model's sizes."""
         return self.known.shape if self.known else None
 

@@ -19,7 +19,8 @@ from planish.model.asker import Asker
 from planish.model.general import evaluate
 from planish.model.solved import Solved
 from planish.progress import Advance
-from planish.recipe import Recipe, Use
+from planish.recipe import Recipe
+from planish.recipe_keys import Use
 from planish.rows import content_hash
 from planish.scores import EvalReport
 from planish.stages._asking import asker_of, asking_options, base_pairs, format_for
@@ -87,7 +88,8 @@ def solve_one(use: Use, context: Context, gold: Gold, data: dataset.Dataset, ask
             solved = solve(gold.samples, gold.texts, train, gold.task, screened, **more)
             said = solved if isinstance(solved, Solved) else Solved(solved)
             part, answers, found = asked(screened, gold, said.answers)
-            one = judge(use.name, answers, part, context.recipe.evaluate.scorers, time.perf_counter() - began, base)
+            asks = context.recipe.evaluate
+            one = judge(use.name, answers, part, asks.scorers, time.perf_counter() - began, base, asks.decoding)
             if found is not None:  # one draw is enough to know that it is out of reach
                 return ruled_out(one.report, found)
             judged.append(replace(one, report=_with(one.report, said)))

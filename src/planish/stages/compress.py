@@ -15,7 +15,7 @@ from planish.model import bundled
 from planish.model.chat import Chat
 from planish.recipe import Recipe
 from planish.scores import EvalReport
-from planish.stages import _merge_tasks, _merged, _recover
+from planish.stages import _compress_refusals, _merge_tasks, _merged
 from planish.stages._asking import base_pairs, format_for
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json
 from planish.stages._file_scoring import FileScoring, calibration
@@ -47,32 +47,9 @@ def preflight(recipe: Recipe, store: Store) -> None:
     known = filled(recipe, recipe.data.task) if recipe.data.task is not None else recipe
     if known.evaluate.scorers and not readable(known.evaluate.scorers):
         problems.append(_unreadable(known))
-    problems += _impossible(recipe, store)
+    problems += _compress_refusals.refusals(known, store)
     if problems:
         raise InputError(*problems)
-
-
-def _impossible(recipe: Recipe, store: Store) -> list[Problem]:
-    """What the entries for smaller and merged models ask and cannot have."""
-    assert recipe.compress is not None
-    asked, problems = recipe.compress, list[Problem]()
-    base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
-    if asked.prune and not asked.export:
-        why = "a smaller model is held against quantisation at equal size, and no file is made of the uncut one"
-        problems.append(Problem("compress.prune", why, "add one: export: [{gguf: {quant: Q4_K_M}}]"))
-    for number, entry in enumerate(asked.prune):
-        problems += _recover.refusals(recipe, entry, f"compress.prune[{number}].recover", store)
-        if entry.by == "influence" and (entry.heads or entry.channels or ((entry.target or entry.latency) and entry.take != "layers")):
-            problems.append(Problem(f"compress.prune[{number}].by", "influence scores layers alone", "choose gradient, hessian, obs or activation"))
-    for number, other in enumerate(asked.merges):
-        where = f"compress.merge[{number}]"
-        if not (other.export or asked.export):
-            problems.append(Problem(f"{where}.export", "no file would be made of the merged model", "export: [{gguf: {quant: Q4_K_M}}]"))
-        try:
-            _merged.spec_of(other, base, recipe.resolve, where)
-        except InputError as refused:
-            problems += refused.problems
-    return problems
 
 
 def _unreadable(recipe: Recipe) -> Problem:

@@ -147,4 +147,5 @@ def score_gold(context: Context, tuned: Tuned, gold: Gold, base: BasePairs | Non
         asker = replace(asker_of(engine, tuned.model, tuned.chat, tuned.precision, context.recipe.evaluate), advance=advance)
         asker = screening(asker, gold, context.recipe.evaluate)
         seen, answers, found = asked(asker, gold, asker.answer(gold.samples, gold.task))
-    return ruled_out(judge(candidate_name(context.recipe), answers, seen, scorers, time.perf_counter() - began, base).report, found)
+    seconds, told = time.perf_counter() - began, context.recipe.evaluate.decoding
+    return ruled_out(judge(candidate_name(context.recipe), answers, seen, scorers, seconds, base, told).report, found)

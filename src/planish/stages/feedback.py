@@ -95,7 +95,8 @@ def _write_next(data: dataset.Dataset, grown: dataset.Feedback, folder: Path) ->
     placed = dataset.assignment(data) | grown.assignment
     version = data.manifest.version + 1
     sealed = gold.build((row for row in rows if placed[row.id] == "gold"), data.task, version=version)
-    dataset.write(folder, rows, [*dataset.rejected_rows(data), *grown.rejected], placed, sealed, data.task, version=version, parents=[data.sha256])
+    rejected, often = [*dataset.rejected_rows(data), *grown.rejected], dataset.frequencies(data)
+    dataset.write(folder, rows, rejected, placed, sealed, data.task, often=often, version=version, parents=[data.sha256])
 
 
 def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
@@ -103,5 +104,6 @@ def _next_recipe(recipe: Recipe, run_id: str, folder: Path) -> None:
     given = plain(recipe) | {"parent": run_id}
     if (own := recipe.resolve(Path(recipe.model))).is_dir():
         given["model"] = str(own.resolve())  # a folder beside the old recipe is not beside the new one
-    given["data"] = {**given["data"], "path": "dataset"}
+    given["data"] = {key: item for key, item in given["data"].items() if key != "gold"} | {"path": "dataset"}  # which has its gold rows and its split
+    given["data"].get("split", {}).pop("keep", None)
     (folder / "next_recipe.yaml").write_text(as_yaml(given), encoding="utf-8")

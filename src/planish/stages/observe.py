@@ -12,7 +12,8 @@ from planish.engines import endpoint
 from planish.events import EventType, ReasonCode
 from planish.model.asker import EndpointAsker
 from planish.progress import Advance
-from planish.recipe import DecodingSection, Recipe
+from planish.recipe import Recipe
+from planish.recipe_evaluate import DecodingSection
 from planish.rows import Noun
 from planish.scores import EvalReport
 from planish.stages._context import Context, Inputs, read_json, read_reports, write_json

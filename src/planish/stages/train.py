@@ -23,8 +23,10 @@ from planish.model.chat import Chat
 from planish.model.lr_range import RangeTest, lr_range_test
 from planish.model.ranks import Ranks, refusals
 from planish.progress import Progress
-from planish.recipe import Recipe, TrainSection, Use
-from planish.stages import _beside, _documents, _files, _replay, _stage_report
+from planish.recipe import Recipe
+from planish.recipe_keys import Use
+from planish.recipe_train import TrainSection
+from planish.stages import _beside, _documents, _files, _known_rows, _replay, _stage_report
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._live import Live
 from planish.stages._ready import Job, make_ready
@@ -57,12 +59,18 @@ def preflight(recipe: Recipe, store: Store) -> None:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
         problems += _beside.refusals_of_entry(recipe, index, _base(recipe))
-        problems += _unfit(recipe, index) + _replay.refusals(section, where) + _documents.refusals(section, where)
+        problems += _unfit(recipe, index) + _replay.refusals(section, where) + _documents.refusals(section, where) + _documents.strange(recipe, section, where)
     problems += new_tokens.refusals(_base(recipe), [section.adapter.name for section in recipe.train])
     if problems:
         raise InputError(*problems)
     if any(section.optimizer == "adamw_8bit" or section.four_bit or {"qlora", "adamw_8bit"} & set(section.on_out_of_memory) for section in recipe.train):
         require("bitsandbytes", extra="4bit")
+
+
+def preflight_rows(recipe: Recipe, prepared: Path) -> None:
+    """What the prepared rows show that this recipe cannot train on is refused before a baseline asks anything."""
+    if problems := _known_rows.refusals(recipe, prepared):
+        raise InputError(*problems)
 
 
 def _unfit(recipe: Recipe, index: int) -> list[Problem]:

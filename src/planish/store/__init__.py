@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from planish.errors import InputError, Problem
+from planish.errors import InputError, Problem, RunFailed
 from planish.events import GENESIS, EventType, ReasonCode, RunEvent, body_hash, chain_hash
 from planish.store import tables
 from planish.store.objects import Objects, disk_error
@@ -36,7 +37,7 @@ class Store:
         self.objects = Objects(self.workspace / "objects")
         self.engine = sa.create_engine(f"sqlite:///{self.workspace / 'records.sqlite'}", connect_args={"timeout": 30})
         sa.event.listen(self.engine, "connect", _durable)
-        sa.event.listen(self.engine, "handle_error", _full)
+        sa.event.listen(self.engine, "handle_error", _unusable)
         _migrate(self.engine)
 
     def close(self) -> None:
@@ -180,9 +181,16 @@ class Store:
 
     def work(self, key: str) -> Path:
         """A folder in which a stage keeps what it needs to go on after an interruption; keyed like its result."""
-        folder = self.workspace / "work" / key
+        folder = self._work(key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def forget_work(self, key: str) -> None:
+        """Remove that folder, once the result is there: checkpoints of every weight and its optimizer state are several times the size of what was made."""
+        shutil.rmtree(self._work(key), ignore_errors=True)
+
+    def _work(self, key: str) -> Path:
+        return self.workspace / "work" / key
 
     # --- deployments --------------------------------------------------------------------------------------------------------------
 
@@ -213,11 +221,16 @@ def _durable(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-def _full(context: sa.engine.ExceptionContext) -> None:
-    """SQLite's word for a full disk, as an error with a fix."""
-    if "disk is full" in str(context.original_exception):
-        failed = OSError(errno.ENOSPC, "no space", str(context.engine.url.database) if context.engine else None)
-        raise disk_error(failed, Path(str(failed.filename))) from context.original_exception
+def _unusable(context: sa.engine.ExceptionContext) -> None:
+    """SQLite's words for a full disk, and for a database that may not be written, as errors with a fix."""
+    said, where = str(context.original_exception), str(context.engine.url.database) if context.engine else "the workspace"
+    if "unable to open database file" in said or "readonly database" in said:
+        raise InputError(Problem(where, f"cannot be used: {said}", "check who may read and write in the workspace, or give another --workspace"))
+    if "disk I/O error" in said:
+        problem = Problem(where, f"cannot be written: {said}", "look at the disk, and at the limit on the size of a file: ulimit -f")
+        raise RunFailed(problem) from context.original_exception
+    if "disk is full" in said:
+        raise disk_error(OSError(errno.ENOSPC, "no space"), Path(where)) from context.original_exception
 
 
 def _migrate(engine: sa.Engine) -> None:

@@ -11,6 +11,8 @@ import glob
 import hashlib
 import json
 import os
+import re
+import resource
 import shutil
 import uuid
 from collections.abc import Callable, Iterable
@@ -70,10 +72,12 @@ def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = T
             shutil.rmtree(final)
         partial.rename(final)
         _sync_folder(final.parent)
-    except OSError as failed:
-        if failed.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and not replace and final.exists():
+    except Exception as failed:
+        if isinstance(failed, OSError) and failed.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and not replace and final.exists():
             raise InputError(Problem(str(final), "exists by now: another process has made it", "give a new folder")) from failed
-        raise disk_error(failed, final) from failed
+        if (said := disk_error(failed, final)) is failed:
+            raise
+        raise said from failed
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
@@ -96,21 +100,41 @@ def _sweep(final: Path) -> None:
             os.close(handle)
 
 
-def disk_error(failed: OSError, path: Path) -> RunFailed | OSError:
-    """A full disk, or a file larger than the file system or a limit allows, said in words; any other operating-system error unchanged."""
-    if failed.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFailed(
-            Problem(str(path), "no space is left on this disk; what was being written has been removed", "free some space and give the same command again"),
-            reason_code="disk_full",
-        )
-    if failed.errno == errno.EFBIG:
-        return RunFailed(
-            Problem(
-                str(path), "a file may not be as large as this one here; what was being written has been removed", "write to another disk, or raise the limit"
-            ),
-            reason_code="disk_full",
-        )
+def refuse_full(path: Path, needed: int) -> None:
+    """Before a byte of `path` is written. Raises RunFailed where fewer than the `needed` bytes are free on its disk."""
+    if shutil.disk_usage(path.parent).free < needed:
+        raise _full(path, needed)
+
+
+def disk_error(failed: Exception, path: Path) -> Exception:
+    """A full disk, or a file larger than the file system or a limit allows, said in words, whether Python or safetensors' writer met it; any other error unchanged."""
+    found = re.search(r"\(os error (\d+)\)", str(failed)) if type(failed).__name__ == "SafetensorError" else None
+    number = failed.errno if isinstance(failed, OSError) else int(found[1]) if found else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return _full(path)
+    if number == errno.EFBIG:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        limit = "this file system has" if most == resource.RLIM_INFINITY else f"of {most:,} bytes"
+        why = f"a file may not be larger here than a limit {limit}; what was being written has been removed"
+        return RunFailed(Problem(_shown(path), why, "write to another disk, or raise the limit"), reason_code="disk_full")
     return failed
+
+
+def _full(path: Path, needed: int | None = None) -> RunFailed:
+    """How much is missing where it is known, else how much is free."""
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    wanted = f"no space is left on this disk, {free / 1e6:,.1f} MB are free"
+    if needed is not None:
+        wanted = f"it takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free on this disk: {(needed - free) / 1e6:,.1f} MB are missing"
+    why = f"{wanted}; what was being written has been removed"
+    return RunFailed(Problem(_shown(path), why, "free some space and give the same command again"), reason_code="disk_full")
+
+
+def _shown(path: Path) -> str:
+    """The path as it would be called once it is there: `.name.<id>.partial` is `name`, and `.<id>.partial` is nothing that anybody asked for."""
+    parts = [(re.fullmatch(r"\.(?:(.+?)\.)??(?:[0-9a-f]{32}\.)?partial", part), part) for part in path.parts]
+    return str(Path(*(part if aside is None else aside[1] for aside, part in parts if aside is None or aside[1])))
 
 
 class Objects:
@@ -145,8 +169,10 @@ class Objects:
                 aside.rename(final)
                 _sync_folder(final.parent)
             return sha256, size
-        except OSError as failed:
-            raise disk_error(failed, aside) from failed
+        except Exception as failed:
+            if (said := disk_error(failed, aside)) is failed:
+                raise
+            raise said from failed
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

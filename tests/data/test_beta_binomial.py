@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
+from planish.data.beta_binomial import MOST, SHARES, SPREADS, fitted, split, table
 from planish.data.rans import BITS, Reader, Writer
-from planish.data.split_counts import MOST, SHARES, SPREADS, fitted, split, table
 
 
 @pytest.mark.parametrize("spread", range(len(SPREADS)))
