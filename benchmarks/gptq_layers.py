@@ -10,7 +10,6 @@ Groups of 128 do not divide 576.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,47 +21,20 @@ from typing import Any
 
 import claims
 import measure
-import rows
 import torch
+from calibrated import BAR, GROUP, divergences, given, peer_python
 from claims import Finding
 from safetensors.torch import load_file
 from torch import Tensor
 
 from planish.exporters import gptq, rtn
-from planish.model.bundled import locate
 from planish.model.calibration_pass import Calibration
-from planish.model.chat import Chat
-from planish.model.closeness import closeness
-from planish.model.cut_folder import Source, write_cut
 from planish.model.load import load
 from planish.model.packed_checkpoint import plain_folder
 from planish.model.rtn import output_error
-from planish.model.units import whole, without_layers
-from planish.rows import Message
 
-GROUP = 64
-CALIBRATED, COMPARED = 128, 64
-LONGEST = 96
-"""Tokens of a row; what is behind them is left out."""
-QUICK = 12
-"""Rows of each kind, and the first two layers alone, where it is only shown that it runs."""
-BAR = 1.01
 ORDERS = {"in order": ("none", False), "act order": ("static", True)}
 Weights = dict[str, Tensor]
-
-
-def texts(folder: Path, calibrated: int, compared: int) -> tuple[str, list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Where rows are from; those to calibrate on and others to compare on, rendered as in training."""
-    chat, solved = Chat.load(folder), rows.solutions(calibrated + compared)
-    if solved:
-        said = [(Message(role="user", content=question), Message(role="assistant", content=answer)) for question, answer in solved]
-        found, name = [tuple(chat.trained(messages).ids) for messages in said], "GSM8K"
-    else:
-        found, name = [tuple(one.sequences[0].ids) for one in rows.reviews(folder, calibrated + compared)], "reviews"
-    if not found:
-        raise SystemExit("neither GSM8K nor the reviews are on this machine: run the demonstration once, which fetches the reviews")
-    cut = [ids[:LONGEST] for ids in found]
-    return name, cut[:calibrated], cut[calibrated:]
 
 
 def theirs(python: str, checkpoint: Path, given: Path, place: Path, order: str, inputs: str) -> tuple[Weights, dict[str, Any]]:
@@ -100,24 +72,10 @@ def errors(original: Weights, changed: Weights, calibration: Calibration) -> dic
     return {name: output_error(weight, changed[name], calibration.grams.of(name).matrix) for name, weight in original.items()}
 
 
-def divergences(source: Any, folder: Path, held: Seq[Seq[int]]) -> list[float]:
-    """Mean KL of each row, nats a token."""
-    other = load(folder, "fp32")
-    return [closeness(source, other, [ids])["kl"].value for ids in held]
-
-
 def linear(folder: Path, names: Seq[str]) -> Weights:
     """The matrices of a plain checkpoint, by layer."""
     model: Any = load(folder, "fp32")
     return {name: model.get_submodule(name).weight.detach() for name in names}
-
-
-def small(checkpoint: Path, place: Path) -> Path:
-    """Its first two layers."""
-    source = Source(checkpoint)
-    place.mkdir()
-    write_cut(source, without_layers(whole(source.units), (0, 1)), place, lambda _: None)
-    return place
 
 
 def compared(report: claims.Report, case: str, peer: str, mine: dict[str, float], other: dict[str, float]) -> None:
@@ -133,26 +91,15 @@ def compared(report: claims.Report, case: str, peer: str, mine: dict[str, float]
 def main() -> int:
     """Errors by layer, then KL."""
     options = claims.arguments(__doc__)
-    python = os.environ.get("PLANISH_LLMCOMPRESSOR_PYTHON")
-    if python is None:
-        print(
-            "PLANISH_LLMCOMPRESSOR_PYTHON names no Python with llmcompressor: make an environment of its own and install llmcompressor==0.14.0.1 there",
-            file=sys.stderr,
-        )
-        return 2
+    python = peer_python()
     report = claims.start("gptq_layers", "GPTQ, 4 bits, groups of 64: output error per layer not worse than llmcompressor's (1 %)", options)
     with measure.Foreign() as foreign, tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        folder = locate("smollm2-135m-instruct")
-        name, rows_in, held = texts(folder, *((QUICK, QUICK) if options.quick else (CALIBRATED, COMPARED)))
-        checkpoint = small(folder, place / "small") if options.quick else folder
-        (place / "rows.json").write_text(json.dumps(rows_in), encoding="utf-8")
-        calibration = Calibration(checkpoint, None, rows_in, place / "grams")
+        name, checkpoint, held, calibration = given(place, report, options.quick)
         layers = list(calibration.grams.inputs)
         source, original = load(checkpoint, "fp32"), linear(checkpoint, layers)
         rounded = rtn.export(checkpoint, place / "rtn", None, None, group=GROUP)
         nearest = divergences(source, plain_folder(place / "rtn" / rounded.file, place / "plain-rtn"), held)
-        report.counted(name, "text", rows=len(rows_in), tokens=sum(map(len, rows_in)), held_rows=len(held), held_tokens=sum(map(len, held)))
         report.counted(name, "rounded to nearest", kl=sum(nearest) / len(nearest))
         for case, (order, act_order) in ORDERS.items():
             mine, seconds = ours(checkpoint, calibration, place, act_order)

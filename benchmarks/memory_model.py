@@ -19,12 +19,12 @@ from claims import Finding
 from planish import plan, plan_probe
 from planish.model import memory, memory_shape, oom_ladder
 from planish.model.bundled import locate
-from planish.model.memory import Setup
+from planish.model.memory_setup import Precision, Setup
 
 PROBED = (8, 128)
 SIZES = ((4, 128), (4, 384), (16, 128))
 """(rows, tokens a row) of a micro-batch: half the probe's, one and a half of it, twice."""
-KINDS: tuple[tuple[str, str, dict[str, Any], memory.Precision, bool], ...] = (
+KINDS: tuple[tuple[str, str, dict[str, Any], Precision, bool], ...] = (
     ("lora", "lora", {}, "fp32", False),
     ("lora", "lora", {}, "fp32", True),
     ("lora", "lora", {}, "bf16", False),
@@ -38,7 +38,7 @@ KINDS: tuple[tuple[str, str, dict[str, Any], memory.Precision, bool], ...] = (
 BAR = 0.10
 
 
-def setup_of(kind: tuple[str, str, dict[str, Any], memory.Precision, bool], folder: Path, micro: int, length: int) -> Setup:
+def setup_of(kind: tuple[str, str, dict[str, Any], Precision, bool], folder: Path, micro: int, length: int) -> Setup:
     """What is trained, as `planish plan` would state it."""
     technique, adapter, options, precision, checkpointed = kind
     own = memory_shape.trained(memory_shape.read(folder)[1], adapter, options)

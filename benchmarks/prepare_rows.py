@@ -31,7 +31,8 @@ from planish.data.task import make
 from planish.model import tokenise
 from planish.model.bundled import locate
 from planish.model.chat import Chat
-from planish.recipe import SplitSection, Use
+from planish.recipe_data import SplitSection
+from planish.recipe_keys import Use
 from planish.stages._examined import Places, examine
 
 ROWS, PAIRED_ROWS = 100_000, 20_000

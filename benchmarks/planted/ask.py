@@ -13,11 +13,11 @@ from benchmarks.planted.templates import tokenizer
 
 from planish.check import Checked, check_rows
 from planish.data import gold, gold_lock
+from planish.data.divide import divide
 from planish.data.reading import read_rows
-from planish.data.split import divide
 from planish.data.task import make
 from planish.errors import InputError
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.shelf import call, shelf
 
 
