@@ -1,7 +1,8 @@
 """The tuned review model in every format: the demo's rows and recipe, tuned once, exported as each file that planish writes, every file scored again on the same gold rows.
 
-Works in the folder `compression`; given again, it goes on where it stopped. About ten minutes on two cores; --quick tries it on few rows. Writes docs/examples/compression.md with
-the table and the drawing. Exits 0 when every file was made and scored, whatever the gate says of them; 3 where a runtime is absent and a file stays unproven.
+Works in the folder `compression`; given again, it goes on where it stopped. About forty minutes on two cores; --quick tries it on few rows.
+Writes docs/examples/compression.md with the table and the drawing.
+Exits 0 when every file was made and scored, whatever the gate says of them; 3 where a runtime is absent and a file stays unproven.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from planish.errors import PlanishError
 from planish.evidence.paired import compare
 from planish.model import bundled
 from planish.progress import Terminal
-from planish.recipe import CompressSection, Use
+from planish.recipe_compress import CompressSection
+from planish.recipe_keys import Use
 from planish.report.blocks import Block, Figure, Table
 from planish.report.files import blocks
 from planish.scores import EvalReport
@@ -36,7 +38,7 @@ OTHERS: tuple[dict[str, Any], ...] = (
     {"name": "nf4"},
     {"name": "onnx", "options": {"precision": "fp32"}},
     {"name": "onnx", "options": {"precision": "int8"}},
-    {"name": "onnx", "options": {"precision": "int4"}},
+    {"name": "onnx", "options": {"precision": "int4", "gptq": True}},
     {"name": "safetensors", "options": {"dtype": "bf16"}},
 )
 SMALLER = {"vocabulary": 16384, "export": [{"gguf": {"quant": "Q8_0"}}]}
@@ -105,7 +107,7 @@ def page(report: dict[str, Any], tuned: EvalReport, drops: list[list[str]], reci
         f"{recipe.train[0].max_rows} training rows, {data.split.gold_max} gold rows at most, the same for every file. Before compression: accuracy {tuned.metrics[METRIC]}, "
         f"macro-F1 {tuned.metrics['label.macro_f1']}. Intervals are 95 %; quality retained is the ratio of macro-F1 to that of the tuned model, resampled in pairs over "
         "gold rows. KL, agreement and perplexity are of the file's weights, in fp32, on validation rows. Loading, speed and memory are one run each; of codes, loading includes "
-        "unpacking them.",
+        "unpacking them. ONNX int4 is rounded as GPTQ does.",
         f"**{report['sentence']}**",
         *(_markdown(block, place) for block in blocks(report["files"])),
         f"**Where the figures flatter.** {origin[0].upper()}{origin[1:]}: a 4-bit format finds weights that already lie near a 4-bit grid, so it loses less here than "

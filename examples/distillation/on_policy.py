@@ -10,7 +10,7 @@ from planish import Recipe, doctor, pipeline, retained
 from planish.evidence.paired import compare
 from planish.evidence.retained import quality_retained
 from planish.progress import Progress
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.report.blocks import Code, Paragraph, Section, Table
 from planish.report.page import bare_markdown
 from planish.scores import EvalReport

@@ -3,7 +3,7 @@
 Rows are docstrings of Python's standard library, which every machine has. Works in the folder `distillation`; given again, it goes on where it stopped. About eight minutes
 on two cores; `--prepare` only writes the rows. Writes report.md there. Exits 0 when everything ran, whatever the verdict.
 
-`--on-policy` then trains a student that also learns from its own answers, about twelve minutes more, and writes on_policy.md.
+`--on-policy` then trains a student that also learns from its own answers, about twenty minutes more, and writes on_policy.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from planish.model.load import load
 from planish.model.trained import open_trained
 from planish.pipeline import RunOutcome
 from planish.progress import Progress, Terminal
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.recipe_yaml import as_yaml
 from planish.report.blocks import Code, Paragraph, Section, Table
 from planish.report.page import bare_markdown

@@ -15,7 +15,7 @@ from planish.evidence.paired import compare
 from planish.model import bundled, trained
 from planish.model.engine import Decoding
 from planish.progress import Progress
-from planish.recipe import Use
+from planish.recipe_keys import Use
 from planish.report.blocks import Paragraph, Section, Table
 from planish.rows import Message
 from planish.scores import Comparison, EvalReport

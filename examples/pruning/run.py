@@ -23,7 +23,9 @@ from planish.evidence.recovered import Recovery
 from planish.evidence.retained import quality_retained
 from planish.model import bundled, general
 from planish.progress import Progress, Terminal
-from planish.recipe import CompressSection, TrainSection, Use
+from planish.recipe_compress import CompressSection
+from planish.recipe_keys import Use
+from planish.recipe_train import TrainSection
 from planish.report.blocks import Code, Figure, Paragraph, Section, Table
 from planish.report.files import blocks, front
 from planish.report.page import bare_markdown
