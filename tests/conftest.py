@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,4 +50,15 @@ def make_tiny(folder: Path, *, hidden: int = 48, layers: int = 2, heads: int = 4
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's folder."""
-    return make_tiny(tmp_path_factory.mktemp("tiny") / "model")
+    return make_tiny(tmp_path_factory.mktemp("session_tiny") / "model")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folders_of_a_module_go(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a module's fixtures wrote goes with the module; kept to the end, real models of all modules fill a disk. A test's own folder goes by pytest's policy."""
+    base = tmp_path_factory.getbasetemp()
+    before = set(base.iterdir())
+    yield
+    for folder in set(base.iterdir()) - before:
+        if not folder.name.startswith(("session_", "test_")):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ def biased(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    folder = tmp_path_factory.mktemp("biased") / "model"
+    folder = tmp_path_factory.mktemp("session_biased") / "model"
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
     config = Qwen2Config(

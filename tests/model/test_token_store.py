@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,19 @@ def test_tokenised_once(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     template = Chat.load(folder).tokenizer.chat_template
     others = [How(folder, turns="last"), How(folder, max_length=64), How(folder, max_length=64, policy="drop"), How(folder, template=template + " ")]
     assert len({build(ROWS, how, tmp_path).folder for how in others} | {made.folder, build(ROWS[1:], How(folder), tmp_path).folder}) == 6
+
+
+def test_a_tokenizer_written_anew_at_the_same_place_is_read_anew(folder: Path, tmp_path: Path) -> None:
+    """One process, two tokenizers, one after the other, in one folder: a process that stays up must not tokenise with the first."""
+    place = tmp_path / "tokenizer"
+    shutil.copytree(folder, place)
+    before = build(ROWS, How(place), tmp_path)
+    one = Chat.load(place)
+    one.tokenizer.chat_template = one.tokenizer.chat_template.replace("<|im_start|>", "<|im_start|> ")
+    one.save(place)
+    after = build(ROWS, How(place), tmp_path)
+    assert [after.example(index) for index in range(len(ROWS))] == [sft.encode(given, Chat.load(place)) for given in ROWS]
+    assert after.example(0) != before.example(0)
 
 
 def test_rows_that_are_no_dialogues_are_asked_as_their_task_asks(folder: Path, tmp_path: Path) -> None:

@@ -38,17 +38,21 @@ def encoder_folder(encoder: str) -> Path:
 def encoder_hash(encoder: str) -> str:
     """sha256 over names and bytes of the files that decide an embedding: weights, config and tokenizer."""
     folder = encoder_folder(encoder)
-    stamps = tuple((path.name, path.stat().st_mtime_ns) for path in _deciding(folder))
-    return _hash(folder, stamps)
+    return _hash(folder, _stamps(folder))
 
 
-def _deciding(folder: Path) -> list[Path]:
+Stamps = tuple[tuple[str, int], ...]
+"""Name and time of change of the files that decide an embedding: a folder that was written anew is another encoder."""
+
+
+def _stamps(folder: Path) -> Stamps:
     names = ("config.json", "tokenizer.json", "vocab.txt")
-    return sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
+    deciding = sorted([*folder.glob("*.safetensors"), *(folder / name for name in names if (folder / name).is_file())])
+    return tuple((path.name, path.stat().st_mtime_ns) for path in deciding)
 
 
 @lru_cache(maxsize=4)
-def _hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
+def _hash(folder: Path, stamps: Stamps) -> str:
     digest = hashlib.sha256()
     for name, _ in stamps:
         with (folder / name).open("rb") as file:
@@ -57,7 +61,7 @@ def _hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: Path) -> tuple[Any, Any]:
+def _encoder(folder: Path, stamps: Stamps) -> tuple[Any, Any]:
     transformers = require("transformers", extra="train")
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -67,7 +71,8 @@ def _encoder(folder: Path) -> tuple[Any, Any]:
 def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Unit-length embeddings (n, H) in the order given, mean-pooled over the attention mask, and which texts (n,) were cut to 256 tokens."""
     torch = require("torch", extra="train")
-    tokenizer, model = _encoder(encoder_folder(encoder))
+    folder = encoder_folder(encoder)
+    tokenizer, model = _encoder(folder, _stamps(folder))
     if not texts:
         return np.zeros((0, model.config.hidden_size)), np.zeros(0, bool)
     ids = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]

@@ -84,22 +84,23 @@ def build(rows: Table | Iterable[Row], how: How, root: Path, *, content: str | N
     `content` is the hash of the rows where it is known; else they are read once more to make it, so they must be a Table or a list. A row that cannot be trained on is a
     fault of the store, not an error.
     """
-    key = content_hash({"rows": content or _hash(rows), **how.key})
-    folder = root / key
+    key = how.key
+    folder = root / content_hash({"rows": content or _hash(rows), **key})
     if not (folder / MANIFEST).is_file():
-        _chat(how.model, how.template)  # opened before the fork, so that every process has it
+        tokenizer = content_hash(key["tokenizer"])
+        _chat(how.model, how.template, tokenizer)  # opened before the fork, so that every process has it
         items: Iterable[Any] = zip(rows.ids, rows.at.tolist(), strict=True) if isinstance(rows, Table) else rows
-        chunks = map_chunks(partial(_chunk, how, rows.spool if isinstance(rows, Table) else None), items, chunk=CHUNK)
+        chunks = map_chunks(partial(_chunk, how, tokenizer, rows.spool if isinstance(rows, Table) else None), items, chunk=CHUNK)
         write_folder(folder, lambda partial_folder: _write(partial_folder, chain.from_iterable(chunks), how))
     return TokenStore(folder)
 
 
-def _chunk(how: How, spool: Spool | None, items: list[Any]) -> list[Part]:
+def _chunk(how: How, tokenizer: str, spool: Spool | None, items: list[Any]) -> list[Part]:
     """The arrays of some rows, which are given as they are, or by their ids and places in a spool.
 
     Rows that only talk are laid out without being rendered. The first of them is rendered all the same: where the two differ, which they never should, all are.
     """
-    chat = _chat(how.model, how.template)
+    chat = _chat(how.model, how.template, tokenizer)
     if spool is None:
         return [token_part.of_rows([row.id for row in items], _rendered(items, how, chat))]
     ids, places = zip(*items, strict=True)
@@ -194,8 +195,8 @@ def _hash(rows: Table | Iterable[Row]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _chat(model: Path, template: str | None) -> Chat:
-    """The tokenizer, opened once a process; what is loaded by then is left out of the garbage collector's rounds, which would else take half the time."""
+def _chat(model: Path, template: str | None, tokenizer: str) -> Chat:
+    """The tokenizer, opened once a process, and anew where its files have another hash; what is loaded by then is left out of garbage collection: half the time."""
     chat = Chat.load(model, template)
     gc.collect()
     gc.freeze()
