@@ -19,7 +19,7 @@ import torch
 from claims import Finding
 from torch import Tensor, nn
 
-from planish.model import gram
+from planish.model import gram_pass
 from planish.model.backbone import backbone
 from planish.model.bundled import locate
 from planish.model.gram import Grams
@@ -64,7 +64,7 @@ def apart(model: nn.Module, sequences: Seq[Seq[int]], once: Grams) -> dict[str, 
     own = squares(model, sequences)
     inner = next(name for name, module in model.named_modules() if module is backbone(model))
     diagonal = max(distance(found, once.of(f"{inner}.{name}").diagonal) for name, found in own.items())
-    units = gram.collect(model, sequences, only=lambda name: name.endswith(READ_BY_UNITS))
+    units = gram_pass.collect(model, sequences, only=lambda name: name.endswith(READ_BY_UNITS))
     whole = max(distance(found.matrix, once.of(name).matrix) for name, found in units.matrices.items())
     return {"diagonal": diagonal, "gram": whole}
 
@@ -82,7 +82,7 @@ def main() -> int:
     model, sequences = load(folder, "fp32"), text(folder, 1 if options.quick else SEQUENCES)
 
     def collect(only: Seq[str] = ("",)) -> Grams:
-        return gram.collect(model, sequences, only=lambda name: name.endswith(tuple(only)))
+        return gram_pass.collect(model, sequences, only=lambda name: name.endswith(tuple(only)))
 
     users: dict[str, Callable[[], object]] = {
         "importance matrix": lambda: squares(model, sequences),

@@ -62,7 +62,7 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
     from planish.model.chat import Chat
     from planish.model.cut_folder import Source
     from planish.stages import compress as stage
-    from planish.stages._file_scoring import COMPARED
+    from planish.stages._file_scoring import COMPARED, read_matrices
     from planish.store import Store
 
     if recipe.compress is None:
@@ -84,9 +84,9 @@ def forecast(recipe: Recipe, workspace: Path, progress: Progress) -> CompressFor
         compared=sum(map(len, held.sequences)),
     )
     source = Source(folder)
-    taken = passes(dict(source.config), told)
     named = [*asked.export, *(use for entry in asked.prune for use in entry.export), *(use for entry in asked.merges for use in entry.export)]
     uses = {canonical_json(use.model_dump(mode="json")): use for use in named}
+    taken = passes(dict(source.config), told, matrices=read_matrices(named))
     known = dict(zip(uses, forecasts(folder, list(uses.values()), told, taken, progress), strict=True))
 
     def files(wanted: Sequence[Use], share: float = 1.0) -> list[FileForecast]:

@@ -11,8 +11,9 @@ from tests.conftest import make_tiny
 from torch import nn
 
 from planish.errors import InputError
-from planish.model import gram, importance
+from planish.model import importance
 from planish.model.cut_folder import Source
+from planish.model.gram_pass import collect
 from planish.model.load import load
 
 TEXT = [list(range(3 + shift, 27 + shift)) for shift in range(0, 60, 10)]
@@ -115,7 +116,7 @@ def test_z8_proof_spearman_against_true_ablation(small: tuple[Source, nn.Module]
     from scipy.stats import spearmanr
 
     source, model = small
-    grams = gram.collect(model, TEXT, only=lambda name: name.endswith(("o_proj", "down_proj")))
+    grams = collect(model, TEXT, only=lambda name: name.endswith(("o_proj", "down_proj")))
     truth = importance.by_ablation(model, source.units, TEXT, ["channels"])["channels"].flatten()
     methods = (
         {"magnitude": importance.by_magnitude(source)} | importance.by_gradient(model, source.units, TEXT) | importance.by_inputs(model, source.units, grams)

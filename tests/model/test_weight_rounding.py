@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from planish.model.awq import clipped, scales_of, search
 from planish.model.clipping import by_column, by_output, fitted
 from planish.model.gptq import factor, gptq, rounded
 from planish.model.gram import Gram
+from planish.model.gram_pass import collect, tree_tokens
+from planish.model.layout import Layout, use_plain
 from planish.model.load import load
 from planish.model.rtn import grid, group_for, output_error, rtn
 
@@ -23,14 +26,24 @@ def text(count: int = 6, length: int = 20) -> list[list[int]]:
     return [torch.randint(3, 500, (length + index,), generator=draw).tolist() for index in range(count)]
 
 
+def alike() -> list[list[int]]:
+    """Rows that begin alike, one that ends inside another, and one that is there three times."""
+    first, *rest = text()
+    return [first + row for row in rest] + [first[:9], rest[0], rest[0], rest[0]]
+
+
 def gram_of(inputs: torch.Tensor) -> Gram:
     return Gram(inputs.T @ inputs, inputs.abs().mean(0), len(inputs))
 
 
-def test_z1_the_gram_is_x_x_transposed_of_what_each_layer_reads(tiny: Path) -> None:
-    """Z1 proof: G equals X X^T (1e-5), X recorded by hooks of the test's own; q, k, v and gate, up share one matrix."""
+@pytest.mark.parametrize("rows", [text(), alike()], ids=["apart", "alike"])
+@pytest.mark.parametrize("kind", ["tree", "rows"])
+def test_z1_the_gram_is_x_x_transposed_of_what_each_layer_reads(tiny: Path, rows: list[list[int]], kind: Literal["tree", "rows"]) -> None:
+    """Z1 proof: G equals X X^T (1e-5), X recorded by hooks of the test's own, row by row; q, k, v and gate, up share one matrix. Shared tokens count in every row."""
     model = load(tiny, "fp32")
-    found = gram.collect(model, text())
+    model.planish_layout = Layout(kind)
+    found, less = collect(model, rows), collect(model, rows, matrices=False)
+    use_plain(model)
     read: dict[str, list[torch.Tensor]] = {}
     hooks = [
         module.register_forward_hook(lambda _, given, __, name=name: read.setdefault(name, []).append(given[0].detach().reshape(-1, given[0].shape[-1])))
@@ -38,7 +51,7 @@ def test_z1_the_gram_is_x_x_transposed_of_what_each_layer_reads(tiny: Path) -> N
         if isinstance(module, torch.nn.Linear) and name != "lm_head"
     ]
     with torch.no_grad():
-        for ids in text():
+        for ids in rows:
             model(input_ids=torch.tensor([ids]), use_cache=False)
     for hook in hooks:
         hook.remove()
@@ -53,17 +66,60 @@ def test_z1_the_gram_is_x_x_transposed_of_what_each_layer_reads(tiny: Path) -> N
         assert float((ours.matrix - true).norm() / true.norm()) < 1e-5
         assert torch.allclose(ours.mean_abs.double(), inputs.abs().mean(0), rtol=1e-5)
         assert torch.allclose(ours.norms.double(), inputs.norm(dim=0), rtol=1e-5)
+        assert torch.allclose(less.of(name).norms.double(), inputs.norm(dim=0), rtol=1e-5)
+        assert torch.allclose(less.of(name).mean_abs, ours.mean_abs, rtol=1e-5)
+        with pytest.raises(ValueError, match="only the diagonal"):
+            _ = less.of(name).matrix
+
+
+class Expert(torch.nn.Module):
+    """An expert: it reads the tokens whose first value is above 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.expert = torch.nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        chosen = hidden[..., 0] > 0
+        found = torch.zeros_like(hidden)
+        found[chosen] = self.expert(hidden[chosen])
+        return found
+
+
+def test_z1_a_layer_that_is_sent_a_choice_of_the_tokens(tiny: Path) -> None:
+    """An expert does not know how many rows a token stands for, so rows are read one by one: its matrix is that of every token it was sent, shared ones in every row."""
+    model = load(tiny, "fp32")
+    torch.manual_seed(0)
+    model.model.layers[1].mlp = Expert(model.config.hidden_size)
+    sent: list[torch.Tensor] = []
+    found = collect(model, alike(), matrices=True)
+    hook = model.model.layers[1].mlp.expert.register_forward_hook(lambda _, given, __: sent.append(given[0].detach()))
+    use_plain(model)
+    with torch.no_grad():
+        for ids in alike():
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+    hook.remove()
+    inputs = torch.cat(sent).double()
+    ours = found.of("model.layers.1.mlp.expert")
+    assert ours.tokens == len(inputs) < found.tokens
+    assert torch.allclose(ours.matrix.double(), inputs.T @ inputs, rtol=1e-4, atol=1e-5)
+
+
+def test_z1_shared_tokens_go_through_once() -> None:
+    """Three rows of 5 that begin alike in 3, twice one of 4, and one that begins like it and ends earlier: 3 + 3 x 2 and 4 tokens."""
+    rows = [(5, 6, 7, 1, 1), (5, 6, 7, 2, 2), (5, 6, 7, 3, 3), (9, 9, 8, 9), (9, 9, 8, 9), (9, 9)]
+    assert tree_tokens(rows) == 13
 
 
 def test_z1_few_sequences_are_said_and_none_is_refused(tiny: Path) -> None:
     """Z1 bad: fewer than 128 sequences warns."""
     model = load(tiny, "fp32")
-    assert "6 sequences, fewer than 128" in gram.collect(model, text()).warning
-    assert gram.collect(model, text(count=128, length=2)).warning == ""
+    assert "6 sequences, fewer than 128" in collect(model, text()).warning
+    assert collect(model, text(count=128, length=2)).warning == ""
     with pytest.raises(InputError, match="no text"):
-        gram.collect(model, [])
+        collect(model, [])
     with pytest.raises(InputError, match="no calibration text came through"):
-        gram.collect(model, text(), only=lambda name: "mlp" in name).of("model.layers.0.self_attn.q_proj")
+        collect(model, text(), only=lambda name: "mlp" in name).of("model.layers.0.self_attn.q_proj")
 
 
 def test_z1_what_was_collected_is_kept_by_content(tiny: Path, tmp_path: Path) -> None:
@@ -71,14 +127,17 @@ def test_z1_what_was_collected_is_kept_by_content(tiny: Path, tmp_path: Path) ->
 
     def make() -> gram.Grams:
         calls.append(1)
-        return gram.collect(model, text())
+        return collect(model, text())
 
     first = gram.kept(tmp_path, "model-a", text(), make)
     again = gram.kept(tmp_path, "model-a", text(), make)
+    gram.kept(tmp_path, "model-a", text(), make, matrices=False)  # matrices hold the diagonals
     assert len(calls) == 1
     assert again.inputs == first.inputs
     assert all(torch.equal(again.matrices[name].matrix, first.matrices[name].matrix) for name in first.matrices)
     gram.kept(tmp_path, "model-b", text(), make)
+    gram.kept(tmp_path, "model-c", text(), lambda: collect(model, text(), matrices=False), matrices=False)
+    assert gram.kept(tmp_path, "model-c", text(), make, matrices=False).matrices["model.layers.0.mlp.down_proj"].products.ndim == 1
     gram.kept(tmp_path, "model-a", text(count=5), make)
     assert len(calls) == 3
 

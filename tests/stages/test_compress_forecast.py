@@ -120,7 +120,7 @@ def test_z6_answers_that_are_written_cost_a_step_each(tiny: Path, monkeypatch: p
     """30 tokens read at .1 s and 20 written at .5 s: 13 s. Prompts alone, as was said before, would be 3."""
     monkeypatch.setattr(_compress_forecast.step_time, "pass_seconds", lambda config, tokens: 0.1 * tokens)
     monkeypatch.setattr(_compress_forecast.step_time, "step_seconds", lambda config: 0.5)
-    monkeypatch.setattr(_compress_forecast, "_collected", lambda config, tokens: 0.0)
+    monkeypatch.setattr(_compress_forecast, "_collected", lambda config, sequences, matrices: 0.0)
     found = passes(json.loads((tiny / "config.json").read_text()), Texts(sequences=((1, 2),), gold=30, answers=20, compared=0))
     assert found.gold == pytest.approx(13)
 
@@ -133,11 +133,13 @@ def test_z6_a_part_of_the_parameters_takes_that_part() -> None:
 
 
 def test_z6_passes_are_in_proportion_to_the_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """.5 s for a pass over a row of 5 tokens is .1 a token, 1 s with Gram matrices .2: 4 rows of 5 take 4 s, 30 tokens of gold 3 s, 10 compared tokens, read by two models, 2 s."""
+    """.5 s for a pass over a row of 5 tokens is .1 a token: 30 tokens of gold 3 s, 10 compared tokens, read by two models, 2 s. Calibration: 400 rows of 5 tokens that begin
+    alike in 2 are 2 + 400 x 3 = 1,202 on the tree. Timed are the first 1 + 204 of them (204 x 5 = 1,020 < 1,024), 2 + 205 x 3 = 617 tokens: 3.085 s of them make 6.01."""
     monkeypatch.setattr(_compress_forecast.step_time, "pass_seconds", lambda config, tokens: 0.1 * tokens)
-    monkeypatch.setattr(_compress_forecast, "_collected", lambda config, tokens: 0.2 * tokens)
-    found = passes(json.loads((tiny / "config.json").read_text()), Texts(sequences=((1, 2, 3, 4, 5),) * 4, gold=30, answers=0, compared=10))
-    assert (found.token, found.calibration, found.gold, found.compared) == tuple(pytest.approx(value) for value in (0.1, 4.0, 3.0, 2.0))
+    monkeypatch.setattr(_compress_forecast, "_collected", lambda config, sequences, matrices: 0.015 * len(sequences) + 0.01)
+    rows = tuple((1, 2, 3 + row, 4, 5) for row in range(400))
+    found = passes(json.loads((tiny / "config.json").read_text()), Texts(sequences=rows, gold=30, answers=0, compared=10))
+    assert (found.token, found.calibration, found.gold, found.compared) == tuple(pytest.approx(value) for value in (0.1, 6.01, 3.0, 2.0))
 
 
 def test_z6_the_calibration_pass_is_timed_on_shapes_alone(tiny: Path) -> None:

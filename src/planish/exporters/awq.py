@@ -49,6 +49,11 @@ def fits(
     refuse_shapes(shapes, layout, bits, group)
 
 
+def reads_matrices() -> bool:
+    """Of the calibration it reads whole matrices."""
+    return True
+
+
 def export(
     checkpoint: Path,
     folder: Path,

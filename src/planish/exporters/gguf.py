@@ -59,7 +59,7 @@ def export(
     if apart is not None:
         checked(checkpoint, apart)
     weights = LlamaWeights(checkpoint, None if apart else adapter)
-    grams = calibration.grams if calibration is not None and imatrix and quant not in PLAIN else None
+    grams = calibration.diagonals if calibration is not None and imatrix and quant not in PLAIN else None
     choices = types(weights, quant, important=grams is not None)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model-{quant}.gguf"

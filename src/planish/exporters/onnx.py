@@ -51,6 +51,11 @@ def _refuse_words(precision: str, gptq: bool) -> None:
         raise InputError(Problem("gptq", f"is for codes of 4 bits, not {precision}", "choose precision: int4, or leave gptq out"))
 
 
+def reads_matrices(*, gptq: bool = False) -> bool:
+    """Of the calibration it reads whole matrices where it runs GPTQ, and else nothing."""
+    return gptq
+
+
 def export(
     checkpoint: Path,
     folder: Path,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -13,31 +13,47 @@ from torch import nn
 from planish.errors import InputError, Problem
 from planish.model import bundled, gram
 from planish.model.gram import Grams
+from planish.model.gram_pass import collect
 from planish.model.load import load
 from planish.model.lora_folder import LoraFolder
+from planish.progress import Progress, Silent
 from planish.store.objects import file_hash
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The model to be compressed, token ids of training text, and the folder in which passes are kept. `grams` loads the model in fp32, with the LoRA folder merged."""
+    """The model to be compressed, token ids of training text, and the folder in which passes are kept. A pass loads the model in fp32, with the LoRA folder merged.
+
+    `matrices`: whether one of its users reads `grams`, so that those who read `diagonals` can be served by the same pass.
+    """
 
     checkpoint: Path
     adapter: Path | None
     sequences: Sequence[Sequence[int]]
     root: Path
-    advance: Callable[[int], object] = lambda _: None
+    matrices: bool = True
+    progress: Progress = field(default_factory=Silent)
 
     @cached_property
     def grams(self) -> Grams:
-        """The pass. Raises InputError without text."""
+        """Every Gram matrix. Raises InputError without text."""
+        return self._pass(matrices=True)
+
+    @cached_property
+    def diagonals(self) -> Grams:
+        """The diagonals at least. Raises InputError without text."""
+        return self.grams if self.matrices else self._pass(matrices=False)
+
+    def _pass(self, *, matrices: bool) -> Grams:
         model = bundled.identity(self.checkpoint)
         if self.adapter is not None:
             model += file_hash(self.adapter / "adapter_model.safetensors")
-        return gram.kept(self.root, model, self.sequences, self._collect)
 
-    def _collect(self) -> Grams:
-        return gram.collect(self.model(), self.sequences, advance=self.advance)
+        def make() -> Grams:
+            with self.progress.bar("calibration", len(self.sequences)) as advance:
+                return collect(self.model(), self.sequences, matrices=matrices, advance=advance)
+
+        return gram.kept(self.root, model, self.sequences, make, matrices=matrices)
 
     def model(self) -> nn.Module:
         """The model itself, in fp32."""

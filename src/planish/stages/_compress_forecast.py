@@ -10,6 +10,7 @@ slice is written once untimed, then REPEATS times, of which the fastest counts.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 
 from planish import shelf
 from planish.errors import MissingExtra
-from planish.model import gram, step_time
+from planish.model import gram_pass, step_time
 from planish.model.calibration_pass import Calibration
 from planish.model.cut_folder import Source, write_cut
 from planish.model.units import Cut, whole, without_layers
@@ -33,6 +34,8 @@ SLICE_ROWS = 8
 """Training rows that a slice is calibrated on: its statistics are not kept, its shapes are what is timed."""
 REPEATS = 3
 """Timed writes of a slice."""
+TIMED = 1024
+"""Tokens of the calibration text whose pass is timed."""
 
 
 class FileForecast(Noun):
@@ -78,16 +81,17 @@ class Texts(Noun):
     compared: int
 
 
-def passes(config: dict[str, Any], texts: Texts) -> Passes:
-    """From the time of one row of mean length through a model of these shapes, read alone and with the Gram matrices collected, which takes about as long again."""
+def passes(config: dict[str, Any], texts: Texts, *, matrices: bool = True) -> Passes:
+    """From the time of one row of mean length through a model of these shapes, and of a part of the calibration text, of which `matrices` or diagonals are collected."""
     tokens = sum(map(len, texts.sequences))
     each = max(2, tokens // max(1, len(texts.sequences)))
     second = step_time.pass_seconds(config, each) / each
     step = step_time.step_seconds(config)
+    part = _part(texts.sequences)
     return Passes(
         token=second,
         step=step,
-        calibration=tokens * _collected(config, each) / each,
+        calibration=_collected(config, part, matrices) * gram_pass.tree_tokens(texts.sequences) / max(1, gram_pass.tree_tokens(part)),
         gold=texts.gold * second + texts.answers * step,
         compared=COMPARED_MODELS * texts.compared * second,
     )
@@ -116,7 +120,7 @@ def forecasts(checkpoint: Path, uses: Sequence[Use], texts: Texts, taken: Passes
             wrote = seconds + more * max(0.0, seconds - made[0][2])
             files = [Path(work) / f"out-{number}" / place.name / file for place in slices]
             spent = wrote + _scored(files, source.units.layers, weights, texts, taken) + taken.compared
-            calibrated = "grams" in vars(texts_of[0])  # it asked for them
+            calibrated = bool({"grams", "diagonals"} & vars(texts_of[0]).keys())  # it asked for them
             found.append(FileForecast(file=file, exporter=use.model_dump(mode="json"), bytes=size, seconds=spent, memory=memory, calibrated=calibrated))
             advance(1)
     return found
@@ -153,7 +157,15 @@ def _scored(files: Sequence[Path], layers: int, weights: float, texts: Texts, ta
 
 
 @torch.inference_mode()
-def _collected(config: dict[str, Any], tokens: int) -> float:
-    """Seconds of the calibration pass over a sequence of so many tokens."""
+def _collected(config: dict[str, Any], sequences: Sequence[tuple[int, ...]], matrices: bool) -> float:
+    """Seconds of the calibration pass over these."""
+    if not sequences:
+        return 0.0
     model = step_time.built(config)
-    return min(step_time.taken(lambda: gram.collect(model, [[0] * tokens])) for _ in range(1 + REPEATS))  # the first one touches the memory
+    return min(step_time.taken(lambda: gram_pass.collect(model, sequences, matrices=matrices)) for _ in range(1 + REPEATS))  # the first one touches the memory
+
+
+def _part(sequences: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The first ones, of about TIMED tokens together: enough for matrix products to be as fast as in the whole pass."""
+    ends = accumulate(map(len, sequences))
+    return sequences[: 1 + sum(end < TIMED for end in ends)]

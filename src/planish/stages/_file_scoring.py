@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from planish import shelf
 from planish.data import dataset
 from planish.engines import llamacpp, onnx, transformers
 from planish.model import calibration_text, gguf_plain, nf4, packed_checkpoint
@@ -18,6 +20,7 @@ from planish.model.chat import Chat
 from planish.model.closeness import closeness
 from planish.model.load import load
 from planish.model.onnx_session import GRAPH
+from planish.recipe_keys import Use
 from planish.scores import EvalReport, Metric
 from planish.stages._context import Context, read_json
 from planish.stages._gold import Gold
@@ -29,14 +32,21 @@ COMPARED = 64
 """Validation rows whose every token is predicted by the file's weights and by the original's."""
 
 
-def calibration(context: Context, prepared: Path, weights: Plain, chat: Chat) -> Calibration:
-    """Training rows, for the one pass that exporters share; nothing runs until one asks."""
+def calibration(context: Context, prepared: Path, weights: Plain, chat: Chat, uses: Sequence[Use]) -> Calibration:
+    """Training rows, for the one pass that the exporters `uses` share; nothing runs until one asks."""
     text = calibration_text.sequences(dataset.read(prepared), chat)
     if text.refused or text.cut:
         context.progress.say(
             f"  calibration text: {text.refused} rows left out that the template cannot write, {text.cut} cut at {calibration_text.LONGEST} tokens"
         )
-    return Calibration(weights.checkpoint, weights.adapter, text.sequences, context.store.workspace / "grams")
+    root = context.store.workspace / "grams"
+    return Calibration(weights.checkpoint, weights.adapter, text.sequences, root, matrices=read_matrices(uses), progress=context.progress)
+
+
+def read_matrices(uses: Sequence[Use]) -> bool:
+    """Whether an exporter asks calibration for more than diagonals; one that never does says nothing."""
+    saying = [use for use in uses if hasattr(shelf.find("exporters", use.name).load(), "reads_matrices")]
+    return any(shelf.call("exporters", use.name, "reads_matrices", use.options)() for use in saying)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from planish.errors import InputError, Problem, did_you_mean
 from planish.lazy import require
-from planish.model import gram, importance
+from planish.model import gram_pass, importance
 from planish.model.cut_folder import Source
 from planish.model.importance import Scores
 from planish.model.load import load
@@ -59,7 +59,7 @@ def measure(
     model, units = load(source.folder, "fp32"), source.units
     if wanted & {"activation", "obs"}:
         with progress.bar("importance: inputs", len(sequences)) as advance:
-            grams = gram.collect(model, sequences, only=lambda name: name.endswith(("self_attn.o_proj", "mlp.down_proj")), advance=advance)
+            grams = gram_pass.collect(model, sequences, only=lambda name: name.endswith(("self_attn.o_proj", "mlp.down_proj")), advance=advance)
         found |= importance.by_inputs(model, units, grams)
     if wanted & {"gradient", "hessian"}:
         with progress.bar("importance: gradients", len(sequences)) as advance:

@@ -127,11 +127,11 @@ def _zeroed(source: Source, out: Path | None, request: Request, told: Text, prog
         raise InputError(Problem("zero", "there is nothing to forecast: the file stays as large as it is", "leave out --dry-run"))
     norms = None
     if told.sequences:
-        from planish.model import gram
+        from planish.model.gram_pass import collect
         from planish.model.load import load
 
         with progress.bar("calibration", len(told.sequences)) as advance:
-            grams = gram.collect(load(source.folder, "fp32"), told.sequences, advance=advance)
+            grams = collect(load(source.folder, "fp32"), told.sequences, matrices=False, advance=advance)
         norms = lambda layer: grams.of(layer).norms  # noqa: E731 (a name for what the stage is handed)
     return sparsify(source, request.zero, request.options, out, norms=norms, progress=progress)
 

@@ -71,7 +71,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     shutil.copytree(inputs["train"] / "tokenizer", folder / "tokenizer")
     weights = plain(recipe, base, inputs["train"], inputs["prepare"], context.work)
     scoring = FileScoring(context, gold, Chat.load(folder / "tokenizer"), weights, inputs["prepare"])
-    text = calibration(context, inputs["prepare"], weights, scoring.chat)
+    text = calibration(context, inputs["prepare"], weights, scoring.chat, recipe.compress.export)
     files = [packed(use, scoring, text, teacher, folder) for use in recipe.compress.export]
     variants = list[dict[str, Any]]()
     cut: list[Packed] = []
@@ -135,5 +135,5 @@ def _files_of(variant: Variant, scoring: FileScoring, teacher: EvalReport, folde
     context = replace(scoring.context, work=scoring.context.work / variant.name)
     chat, weights = Chat.load(variant.checkpoint), Plain(variant.checkpoint, None)
     own = replace(scoring, context=context, chat=chat, weights=weights, original=scoring.weights)
-    text = calibration(context, scoring.prepared, weights, chat)
+    text = calibration(context, scoring.prepared, weights, chat, variant.export)
     return [packed(use, own, text, teacher, folder, variant.name) for use in variant.export]
