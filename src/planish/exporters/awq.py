@@ -19,6 +19,7 @@ from planish.model.json_object import read_json
 from planish.model.packed import SCALES, Form
 from planish.model.packed_checkpoint import Made, linear_weights, open_source, refuse_shapes, write
 from planish.model.rtn import Coded, group_for, output_error, rtn
+from planish.progress import Progress
 
 NAMED_BY = "bits"
 """The key that the file's name says."""
@@ -59,6 +60,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     bits: Literal[4, 3] = 4,
     group: int = 128,
@@ -108,7 +110,7 @@ def export(
 
     quantised = set(names)
     target = folder / f"model-AWQ-{bits}bit"
-    done = write(target, checkpoint, source, units, names, make, form)
+    done = write(target, checkpoint, source, units, names, make, form, progress)
     notes = [f"groups of {form.group}, not {group}: the widths are no multiples of it"] if form.group != group else []
     notes += [ZERO_POINTS] if layout == "compressed-tensors" and not symmetric else []
     return Quantised(

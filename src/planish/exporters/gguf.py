@@ -27,6 +27,7 @@ from planish.model.gguf_types import FILE_TYPES, Choice, Quant, tensor_type
 from planish.model.gguf_vocab import add_vocabulary, file_name
 from planish.model.gram import Grams
 from planish.model.llama_weights import LlamaWeights
+from planish.progress import Progress, Silent
 from planish.store.objects import disk_error, refuse_full, write_atomic
 
 NAMED_BY = "quant"
@@ -40,6 +41,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     quant: Literal["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K", "IQ4_NL"] = "Q4_K_M",
     imatrix: bool = True,
@@ -78,8 +80,10 @@ def export(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, values in weights.stream():
-            writer.write_tensor_data(encode(name, values, choices[name].written, importance(weights, name, grams)))
+        with (progress or Silent()).bar(f"writing {target.name}", len(weights.shapes)) as advance:
+            for name, values in weights.stream():
+                writer.write_tensor_data(encode(name, values, choices[name].written, importance(weights, name, grams)))
+                advance(1)
         writer.close()
         if apart is not None:
             changed = write_adapter(beside, checkpoint, apart)

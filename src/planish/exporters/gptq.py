@@ -18,6 +18,7 @@ from planish.model.gram import Grams
 from planish.model.packed import SCALES, Form
 from planish.model.packed_checkpoint import Made, linear_weights, open_source, refuse_shapes, write
 from planish.model.rtn import Coded, Grid, group_for, output_error, rtn
+from planish.progress import Progress
 
 NAMED_BY = "bits"
 """The key that the file's name says."""
@@ -51,6 +52,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     bits: Literal[4, 3] = 4,
     group: int = 128,
@@ -84,7 +86,7 @@ def export(
         return dict(zip(given, _apart(solved.coded, [len(weight) for weight in given.values()]), strict=True))
 
     target = folder / f"model-GPTQ-{bits}bit"
-    done = write(target, checkpoint, source, _units(names, grams), names, make, form)
+    done = write(target, checkpoint, source, _units(names, grams), names, make, form, progress)
     notes = [f"groups of {form.group}, not {group}: the widths are no multiples of it"] if form.group != group else []
     return Quantised(
         file=target.name,

@@ -20,13 +20,22 @@ from planish.model.nf4 import coded, shapes
 from planish.model.packed_checkpoint import linear_weights, matrix, open_source
 from planish.model.safetensors_header import BYTES
 from planish.model.tensor_stream import write_tensors
+from planish.progress import Advance, Progress, Silent
 from planish.store.objects import write_folder
 
 NAMED_BY = ""
 """No key: the file's name is always the same."""
 
 
-def export(checkpoint: Path, folder: Path, adapter: Path | None = None, calibration: Calibration | None = None, *, double: bool = True) -> Quantised:
+def export(
+    checkpoint: Path,
+    folder: Path,
+    adapter: Path | None = None,
+    calibration: Calibration | None = None,
+    progress: Progress | None = None,
+    *,
+    double: bool = True,
+) -> Quantised:
     """Write the checkpoint folder `<folder>/model-NF4`; the LoRA folder `adapter` is merged in fp32 before a weight is rounded. `double`: the scales are quantised too (4.127
     bits a weight, else 4.5). `calibration` is not needed and never run.
 
@@ -46,7 +55,7 @@ def export(checkpoint: Path, folder: Path, adapter: Path | None = None, calibrat
     sums = [0.0, 0.0]
     held: dict[str, dict[str, Tensor]] = {}
 
-    def values(part: str) -> Iterator[Tensor]:
+    def values(part: str, advance: Advance) -> Iterator[Tensor]:
         if part not in owner:
             yield matrix(source, part).reshape(-1)
             return
@@ -57,12 +66,14 @@ def export(checkpoint: Path, folder: Path, adapter: Path | None = None, calibrat
             held[name], back = coded(weight, double)
             sums[0] += float((back - weight).square().sum(dtype=torch.float64))
             sums[1] += float(weight.square().sum(dtype=torch.float64))
+            advance(1)
         yield held[name][end].reshape(-1)
 
     target = folder / "model-NF4"
 
     def fill(into: Path) -> None:
-        write_tensors(into, layout, values)
+        with (progress or Silent()).bar(f"writing {target.name}", len(names)) as advance:
+            write_tensors(into, layout, lambda part: values(part, advance))
         if sums[0] == 0:
             raise RunFailed(Problem(target.name, "no weight was changed: the compressor did nothing", "give the original weights"))
         told = {**source.config, "quantization_config": quantization_config(double)}

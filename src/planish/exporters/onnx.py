@@ -25,6 +25,7 @@ from planish.model.onnx_session import GRAPH
 from planish.model.onnx_weights import DATA, Weight
 from planish.model.packed_checkpoint import open_source
 from planish.model.rtn import Coded
+from planish.progress import Progress, Silent
 from planish.store.objects import write_folder
 
 NAMED_BY = "precision"
@@ -61,6 +62,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     precision: Literal["fp32", "int8", "int4"] = "int8",
     block: Literal[16, 32, 64, 128] = 32,
@@ -94,7 +96,8 @@ def export(
         return found.coded
 
     def fill(partial: Path) -> None:
-        moved[:] = onnx_weights.write(partial / DATA, source, weights.values(), block, solved if gptq else None)
+        with (progress or Silent()).bar(f"writing {target.name}", len(weights)) as advance:
+            moved[:] = onnx_weights.write(partial / DATA, source, weights.values(), block, solved if gptq else None, advance)
         if precision != "fp32" and moved[0] == 0:
             raise RunFailed(Problem(target.name, "no weight was changed: the compressor did nothing", "give the original weights"))
         (partial / GRAPH).write_bytes(graph)

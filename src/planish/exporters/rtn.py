@@ -13,6 +13,7 @@ from planish.model.exported import Quantised
 from planish.model.packed import SCALES, Form
 from planish.model.packed_checkpoint import Made, linear_weights, open_source, refuse_shapes, write
 from planish.model.rtn import group_for, rtn
+from planish.progress import Progress
 
 NAMED_BY = "bits"
 """The key that the file's name says."""
@@ -30,6 +31,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     bits: Literal[4, 3] = 4,
     group: int = 128,
@@ -47,7 +49,7 @@ def export(
         return {name: rtn(weight, bits, form.group, stored=SCALES) for name, weight in given.items()}
 
     target = folder / f"model-RTN-{bits}bit"
-    done = write(target, checkpoint, source, [[name] for name in names], names, make, form)
+    done = write(target, checkpoint, source, [[name] for name in names], names, make, form, progress)
     notes = (f"groups of {form.group}, not {group}: the widths are no multiples of it",) if form.group != group else ()
     return Quantised(
         file=target.name,

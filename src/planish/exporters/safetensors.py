@@ -18,6 +18,7 @@ from planish.model.exported import Exported
 from planish.model.packed_checkpoint import open_source
 from planish.model.safetensors_header import BYTES
 from planish.model.tensor_stream import PIECE, write_tensors
+from planish.progress import Advance, Progress, Silent
 from planish.store.objects import write_folder
 
 NAMED_BY = "dtype"
@@ -43,6 +44,7 @@ def export(
     folder: Path,
     adapter: Path | None = None,
     calibration: Calibration | None = None,
+    progress: Progress | None = None,
     *,
     dtype: Literal["source", "fp32", "fp16", "bf16"] = "source",
     shard_gb: float = 5.0,
@@ -58,13 +60,15 @@ def export(
     types = Counter(kind for kind, _ in layout.values())
     target = folder / f"model-safetensors-{dtype}"
 
-    def values(name: str) -> Iterator[Tensor]:
+    def values(name: str, advance: Advance) -> Iterator[Tensor]:
         entry = source.entries[name]
         for start in range(0, entry.size, PIECE):
             yield source.read(name, start, min(start + PIECE, entry.size))
+        advance(1)
 
     def fill(into: Path) -> None:
-        write_tensors(into, layout, values, shard=int(shard_gb * 10**9))
+        with (progress or Silent()).bar(f"writing {target.name}", len(layout)) as advance:
+            write_tensors(into, layout, lambda name: values(name, advance), shard=int(shard_gb * 10**9))
         told = {key: value for key, value in source.config.items() if key != "torch_dtype"} | {"dtype": NAMED[types.most_common(1)[0][0]]}
         (into / "config.json").write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         carry(checkpoint, into)

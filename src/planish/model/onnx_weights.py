@@ -117,7 +117,14 @@ def as_stored(made: Coded, bits: int) -> list[NDArray[Any]]:
     return found if bits == 8 else [*found, packed(made.grid.zero + half, bits)]
 
 
-def write(path: Path, source: Parent, weights: Iterable[Weight], block: int, four_bits: Callable[[str, Tensor], Coded] | None = None) -> tuple[float, float]:
+def write(
+    path: Path,
+    source: Parent,
+    weights: Iterable[Weight],
+    block: int,
+    four_bits: Callable[[str, Tensor], Coded] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[float, float]:
     """Write the data file; gives ||W' - W||^2 and ||W||^2 over the weights in codes. The file has its full size first, so that a full disk is known at once.
 
     `four_bits` rounds a whole matrix of 4 bits by its name, where it is not to be rounded to nearest, a few rows at a time.
@@ -147,6 +154,7 @@ def write(path: Path, source: Parent, weights: Iterable[Weight], block: int, fou
                     arrays = as_stored(made, weight.bits)
                 for index, array in enumerate(arrays):
                     at[index] += _put(stream.fileno(), array, at[index])
+            advance(1)
     return changed, whole
 
 

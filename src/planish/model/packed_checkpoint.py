@@ -21,6 +21,7 @@ from planish.model.packed import Form, Layout, LayoutName, form_of, pack, quanti
 from planish.model.rtn import Coded, group_for
 from planish.model.safetensors_header import BYTES, weight_files
 from planish.model.tensor_stream import opened, write_tensors
+from planish.progress import Advance, Progress, Silent
 from planish.store.objects import write_folder
 
 Made = Mapping[str, Coded | Tensor]
@@ -69,7 +70,14 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def write(
-    target: Path, checkpoint: Path, source: Parent, units: Sequence[Sequence[str]], coded: Sequence[str], make: Callable[[dict[str, Tensor]], Made], form: Form
+    target: Path,
+    checkpoint: Path,
+    source: Parent,
+    units: Sequence[Sequence[str]],
+    coded: Sequence[str],
+    make: Callable[[dict[str, Tensor]], Made],
+    form: Form,
+    progress: Progress | None = None,
 ) -> Written:
     """Write the folder `target`, whole or not at all, of `source`, whose tokenizer is in `checkpoint`. Each of `units` is a few tensors that `make` is given together; other
     tensors are copied. `coded` are those it gives in codes.
@@ -81,7 +89,7 @@ def write(
     held: dict[str, Tensor] = {}
     at: list[int] = [-1]
 
-    def values(name: str) -> Iterator[Tensor]:
+    def values(name: str, advance: Advance) -> Iterator[Tensor]:
         if name not in owner:
             yield matrix(source, name).reshape(-1)
             return
@@ -89,12 +97,14 @@ def write(
             at[0] = owner[name]
             held.clear()
             held.update(_packed({one: matrix(source, one) for one in units[owner[name]]}, make, form, sums))
+            advance(1)
         yield held[name].reshape(-1)
 
     size: list[int] = []
 
     def fill(folder: Path) -> None:
-        size.append(write_tensors(folder, layout, values))
+        with (progress or Silent()).bar(f"writing {target.name}", len(units)) as advance:
+            size.append(write_tensors(folder, layout, lambda name: values(name, advance)))
         if sums[0] == 0:
             raise RunFailed(Problem(target.name, "no weight was changed: the compressor did nothing", "give the original weights"))
         kept = sorted({name.removesuffix(".weight") for name in linear_weights(source)} - {name.removesuffix(".weight") for name in quantised})

@@ -43,7 +43,7 @@ class Packed:
 def packed(use: Use, scoring: FileScoring, text: Calibration, teacher: EvalReport, folder: Path, inside: str = "") -> Packed:
     """One file of `scoring.weights`, in the folder `inside` of the package. `teacher` is the tuned model's report on the same gold."""
     context, weights = scoring.context, scoring.weights
-    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder / inside, weights.adapter, text)
+    made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder / inside, weights.adapter, text, context.progress)
     made = made.model_copy(update={"file": f"{inside}/{made.file}" if inside else made.file})
     context.event(EventType.ARTIFACT_EXPORTED, made.model_dump(mode="json"))
     for note in made.notes:
