@@ -32,6 +32,8 @@ TOKEN = re.compile(
 WORST_SLICE = re.compile(r"worst_slice\(\s*(?P<key>[^()]*[^()\s])\s*\)\.(?P<metric>.+)")
 OF_THE_SET = frozenset({"macro_f1", "micro_f1", "bleu", "chrf", "perplexity"})
 """Metrics of a whole set, whatever the scorer: no slice has them."""
+SEQUENCES = " sequences"
+"""How a figure's method ends that is counted in tokens and resampled by sequence: a file's kl and perplexity."""
 GRAMMAR = 'write "metric > metric", "metric >= metric - 0.03" or "metric >= 0.9" with one of > >= < <='
 
 
@@ -174,6 +176,10 @@ def _against_constant(rule: Rule, facts: Facts) -> RuleResult:
     side, bound = ("lower", low) if rule.operator in (">", ">=") else ("upper", high)
     which = f" ({metric.method})" if sliced(rule.metric) else ""
     why = f"{metric.value:.3f} on {metric.n} rows{which}, one-sided 95 % {side} bound {bound:.3f}, required {rule.operator} {rule.offset:g}"
+    if low == high == metric.value and metric.n == 1:  # bytes, seconds of one run: no sample of rows
+        why = f"{metric.value:,.6g}, required {rule.operator} {rule.offset:,.6g}"
+    elif metric.method.endswith(SEQUENCES):
+        why = why.replace(f"on {metric.n} rows", f"on {metric.n} tokens ({metric.method})")
     return _result(rule, _outcome(rule.operator, low, high, rule.offset), why)
 
 

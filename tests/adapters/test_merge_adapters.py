@@ -171,7 +171,7 @@ def test_a_file_of_pefts_own_is_adopted(biased: Path, tiny: Path, tmp_path: Path
         wanted = theirs(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)[[1, 2, 3], [7, 8, 9]]
     (tmp_path / "run").mkdir()
     (tmp_path / "theirs").rename(tmp_path / "run" / "adapter")
-    with pytest.raises(InputError, match="adopt it for this one"):
+    with pytest.raises(InputError, match="bind it to this one: planish adapter adopt"):
         open_trained(biased, tmp_path / "run", "fp32")
     merge.adopt(tmp_path / "run" / "adapter", biased, tmp_path / "ours" / "adapter")
     ours = open_trained(biased, tmp_path / "ours", "fp32")

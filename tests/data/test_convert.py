@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from planish.data.convert import convert, write
 from planish.data.formats import Fault, read_records
 from planish.data.reshape import REACHABLE, reshape
 from planish.data.written import TARGETS
-from planish.errors import InputError
+from planish.errors import InputError, RunFailed
 from planish.rows import Origin, Row
 
 ORIGIN = Origin(file="a", line=1, sha256="0" * 64)
@@ -225,6 +226,45 @@ def test_every_container_gives_the_rows_back(tmp_path: Path, name: str, to: str)
     first = (tmp_path / name).read_bytes()
     convert(source, to, tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_carriage_return_in_a_cell_of_a_table_is_read_again(tmp_path: Path, kind: str) -> None:
+    """Python before 3.13 quotes a carriage return only where rows end with one; unquoted, it ends the row for every reader, this one included. Other cells stay as they are."""
+    source, table, again = tmp_path / "a.jsonl", tmp_path / f"b.{kind}", tmp_path / "c.jsonl"
+    texts = ["one\rtwo", "ends\r", "both\r\nof them", "a\nb", "plain"]
+    source.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    convert(source, "label", table)
+    convert(table, "label", again)
+    assert [json.loads(line)["text"] for line in again.read_text().splitlines()] == texts
+    assert table.read_bytes().splitlines()[-1] == f"plain{',' if kind == 'csv' else chr(9)}x".encode()
+
+
+def test_a_carriage_return_outside_quotes_is_named(tmp_path: Path) -> None:
+    """Another program's table with a bare one in a cell: the row is refused with what to mend. Rows that all end so have no header."""
+    table = tmp_path / "a.csv"
+    table.write_bytes(b"text,label\none\rtwo,x\nplain,y\n")
+    first, second = (record.value for record in read_records(table))
+    assert isinstance(first, Fault)
+    assert first.why == "is not CSV: a carriage return stands outside quotes, and no line feed follows it"
+    assert "quote a cell that holds a carriage return" in first.fix
+    assert second == {"text": "plain", "label": "y"}
+    table.write_bytes(b"text,label\rone,x\rtwo,y\r")
+    with pytest.raises(InputError, match="end the rows with line feeds"):
+        list(read_records(table))
+
+
+def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "p", "label": "x"}\n')
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("planish.data.output.os.fsync", full)
+    with pytest.raises(RunFailed, match=r"b\.csv: no space is left on this disk"):
+        convert(source, "label", tmp_path / "b.csv")
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_a_table_that_cannot_hold_a_type_says_so(tmp_path: Path) -> None:

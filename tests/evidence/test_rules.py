@@ -3,7 +3,7 @@ import pytest
 from planish.errors import InputError
 from planish.evidence.facts import ReportFacts
 from planish.rules import decide, parse
-from planish.scores import Comparison
+from planish.scores import Comparison, Metric
 
 
 class Known:
@@ -161,3 +161,15 @@ def test_rules_import_without_scipy_or_numpy():
 
     code = "import sys, planish.rules; sys.exit(any(name in sys.modules for name in ('scipy', 'numpy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_result_says_of_what_it_is_a_sample():
+    """kl is a mean over tokens, resampled by sequence; bytes are no sample at all; accuracy is one of rows."""
+    kl = Metric(name="kl", value=0.102, n=6455, low=0.1, high=0.104, lower=0.101, upper=0.103, method="bootstrap 2000 over 60 sequences")
+    known = {"kl": kl, "bytes": Metric(name="bytes", value=184320, n=1), "x.a": Metric(name="x.a", value=0.5, n=40, low=0.35, high=0.65)}
+    facts = Known(known)
+    facts.bound = lambda name, side: {"kl": 0.103, "bytes": 184320, "x.a": 0.38}[name]
+    said = [decide(parse(rule), facts).why for rule in ("kl < 0.05", "bytes < 2e8", "x.a >= 0.3")]
+    assert said[0].startswith("0.102 on 6455 tokens (bootstrap 2000 over 60 sequences), one-sided 95 % upper bound 0.103, required < 0.05")
+    assert said[1] == "184,320, required < 2e+08"
+    assert said[2] == "0.500 on 40 rows, one-sided 95 % lower bound 0.380, required >= 0.3"

@@ -14,6 +14,7 @@ from planish.data import dataset, gold
 from planish.errors import InputError
 from planish.progress import Silent
 from planish.recipe import Recipe
+from planish.rows import LabelRow
 from planish.stages.feedback import _next_recipe
 
 
@@ -99,3 +100,34 @@ def test_d8_a_column_of_times_that_no_row_has_is_named_with_the_nearest(tmp_path
     (tmp_path / "rows.jsonl").write_text(_rows(0, 200), encoding="utf-8")
     with pytest.raises(InputError, match=r'time_by: no row has a column "shopp"\n  fix: did you mean "shop"'):
         _prepared(tmp_path, ", time_by: shopp")
+
+
+def _side_by_text(data: dataset.Dataset) -> dict[str, str]:
+    placed = dataset.assignment(data)
+    return {row.text: placed[row.id] for row in dataset.every_row(data) if isinstance(row, LabelRow)}
+
+
+def test_d8_ids_that_count_lines_or_stand_twice_move_no_row(tmp_path: Path) -> None:
+    """200 rows whose ids are 0 to 49 four times over, then the same rows the other way round without the last three: by their ids 3 of 4 would mean another row."""
+    make_tiny(tmp_path / "model")
+    rows = [{"id": index % 50, **json.loads(line)} for index, line in enumerate(_rows(0, 200).splitlines())]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    first, _ = _prepared(tmp_path, "")
+    old = _side_by_text(first)
+    gone = [old[str(row["text"])] for row in rows[197:]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(rows[:197])), encoding="utf-8")
+    kept, said = _prepared(tmp_path, f", keep: '{first.folder}'")
+    assert _side_by_text(kept) == {text: side for text, side in old.items() if text not in {row["text"] for row in rows[197:]}}
+    counts = ", ".join(f"{gone.count(side)} of {side}" for side in ("train", "validation", "gold") if side in gone)
+    assert f"  3 of 200 rows of the data set that is kept are not in rows.jsonl any more: {counts}" in said
+
+
+def test_d8_rows_that_only_changed_places_are_not_said_to_have_moved(tmp_path: Path) -> None:
+    """The same 200 rows the other way round under line numbers: the split is by what they ask, so that none lies on another side."""
+    make_tiny(tmp_path / "model")
+    rows = [json.loads(line) for line in _rows(0, 200).splitlines()]
+    for order in (rows, rows[::-1]):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": place, **row}) + "\n" for place, row in enumerate(order)), encoding="utf-8")
+        data, said = _prepared(tmp_path, "")
+        assert not any("another side" in line for line in said)
+    assert len(_side_by_text(data)) == 200

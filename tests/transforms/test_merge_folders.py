@@ -22,6 +22,8 @@ from planish.model.bundled import identity
 from planish.model.merging import read_spec
 from planish.shelf import call
 from planish.stages import _merge
+from planish.stages._plain import Plain
+from planish.stages._variants import whole
 from planish.store.objects import file_hash
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -439,3 +441,25 @@ def test_a_file_of_mergekit_is_read_as_such(family: Path, tmp_path: Path) -> Non
     merge_models(read, tmp_path / "out", relative_to=family)
     a, b, merged = (weights(folder)["model.norm.weight"] for folder in (family / "a", family / "b", tmp_path / "out"))
     assert torch.allclose(merged, (a + 3 * b) / 4, atol=1e-6)
+
+
+def test_an_adapter_of_another_base_by_path_is_refused_and_one_of_an_unknown_base_is_taken_on_trust(family: Path, tmp_path: Path) -> None:
+    """PEFT writes its base as a path or a name, not as a hash. `a` is a model of other content; `somebody/model` lies nowhere: its shapes fit, and nothing more is known."""
+    for name, said in (("x", "../a"), ("y", "somebody/model"), ("z", str(family / "base"))):
+        config = adapter(family / name, family / "base", 1) / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": said}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"x/adapter_config\.json: was trained on \.\./a, which is another model than .*base\n"):
+        merge_models(spec("task_arithmetic", models=[{"path": "x"}, {"path": "y"}]), tmp_path / "out", relative_to=family)
+    assert not (tmp_path / "out").exists()
+    report = merge_models(spec("task_arithmetic", models=[{"path": "y"}, {"path": "z"}, {"path": "a"}]), tmp_path / "out", relative_to=family)
+    said = next(one.result for one in report.checks if one.check == "base")
+    assert said.startswith("1 parents name it by hash or path, 1 do not: judged by their weights; taken on trust")
+    assert said.endswith("its base: y (on somebody/model)")
+
+
+def test_a_tuned_adapter_becomes_whole_weights_wherever_the_recipe_is_given_from(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe given as `recipe.yaml` names its model as `base`: paths from here, while the weights are written to a work folder elsewhere."""
+    adapter(family / "x", family / "base", 1)
+    monkeypatch.chdir(family)
+    made = whole(Plain(Path("base"), Path("x")), tmp_path / "work")
+    assert weights(made).keys() == weights(family / "base").keys()

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 
 from planish.errors import InputError, Problem, did_you_mean
 from planish.lazy import require
+from planish.store.objects import disk_error
 
 Value = dict[str, Any]
 Values = Callable[[], Iterator[Value]]
@@ -72,6 +73,10 @@ def write(path: Path, values: Values) -> None:
                 raw.flush()
                 os.fsync(raw.fileno())
         aside.replace(path)
+    except OSError as failed:
+        if (said := disk_error(failed, path)) is failed:
+            raise
+        raise said from failed
     finally:
         aside.unlink(missing_ok=True)
 
@@ -101,9 +106,12 @@ def _table(stream: IO[bytes], values: Values, delimiter: str) -> None:
     header = list(dict.fromkeys(key for value in values() for key in value))
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
     table = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    quoted = csv.writer(text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     table.writerow(header)
     for value in values():
-        table.writerow([_cell(value.get(key)) for key in header])
+        cells = [_cell(value.get(key)) for key in header]
+        # before Python 3.13 a carriage return is quoted only where rows end with one, and every reader ends a row at a bare one
+        (quoted if any("\r" in cell for cell in cells) else table).writerow(cells)
     text.detach()
 
 

@@ -16,6 +16,7 @@ LONGEST_CELL = 1 << 24
 
 csv.field_size_limit(LONGEST_CELL)  # Python's own is 131,072, which a document may well have
 
+_RETURN = "new-line character seen in unquoted field"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,19 +44,28 @@ def records(stream: IO[bytes], path: Path, delimiter: str) -> Iterator[tuple[int
             if "unexpected end" in str(broken):
                 raise InputError(Problem(f"{path}:{begins}", "a quote opened here is never closed", "close it, or double quotes inside a cell")) from broken
             long = "field larger" in str(broken)
-            why = f"a cell has more than {LONGEST_CELL:,} characters" if long else f"is not CSV: {broken}"
-            value = Fault(RejectCode.BAD_JSON, why, "close the quote that opens it" if long else "double the quotes inside a quoted cell")
+            why = f"a cell has more than {LONGEST_CELL:,} characters" if long else _why(broken)
+            value = Fault(RejectCode.BAD_JSON, why, "close the quote that opens it" if long else _fix(broken, "double the quotes inside a quoted cell"))
         data = b"".join(held).rstrip(b"\r\n")
         held.clear()
         if value is not None:
             yield begins, data, value
 
 
+def _why(broken: csv.Error) -> str:
+    """Python's own words name a mode of opening files."""
+    return "is not CSV: a carriage return stands outside quotes, and no line feed follows it" if _RETURN in str(broken) else f"is not CSV: {broken}"
+
+
+def _fix(broken: csv.Error, otherwise: str) -> str:
+    return "end the rows with line feeds, and quote a cell that holds a carriage return" if _RETURN in str(broken) else otherwise
+
+
 def _header(table: Any, path: Path) -> list[str]:
     try:
         header: list[str] = next(table, [])
     except csv.Error as broken:
-        raise InputError(Problem(f"{path}:1", f"is not CSV: {broken}", "mend the header")) from broken
+        raise InputError(Problem(f"{path}:1", _why(broken), _fix(broken, "mend the header"))) from broken
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise InputError(Problem(f"{path}:1", f"the header names a column twice: {', '.join(twice)}", "give every column its own name"))

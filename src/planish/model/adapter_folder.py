@@ -137,7 +137,7 @@ def check_base(folder: Path, base: Path) -> None:
         why += f"; another architecture: {', '.join(apart)}"
     elif told:
         why += "; the same architecture with other weights, tokenizer or template"
-    elsewhere = "" if str(trained_on).startswith("sha256:") else ", or adopt it for this one (planish.model.merge.adopt)"
+    elsewhere = "" if str(trained_on).startswith("sha256:") else ", or bind it to this one: planish adapter adopt"
     raise InputError(Problem(str(folder), why, f"give the base that it was trained on{elsewhere}"))
 
 

@@ -151,6 +151,7 @@ def _lineage(base: Checkpoint | None, parents: Sequence[Parent]) -> tuple[str, l
     """What the parents say they were tuned from. Those that say a hash must say the same; the base's own where there is one."""
     problems: list[Problem] = []
     named: dict[str, str] = {}
+    trusted: list[str] = []
     for parent in parents:
         folder = str(parent.folder)
         if isinstance(parent, Adapted):
@@ -164,14 +165,31 @@ def _lineage(base: Checkpoint | None, parents: Sequence[Parent]) -> tuple[str, l
                 except InputError as refused:
                     problems += refused.problems
                 named[folder] = said
+            elif (on_base := _on(base, parent.folder, said)) is None:
+                trusted.append(f"{parent.folder.name} (on {said})")
+            elif on_base:
+                named[folder] = said
+            else:
+                why, fix = (
+                    f"was trained on {said}, which is another model than {base.folder}",
+                    "give that as the base; if it fits this one all the same: planish adapter adopt",
+                )
+                problems.append(Problem(f"{folder}/adapter_config.json", why, fix))
         elif (parent.folder / BASE).is_file():
             named[folder] = str(read_json(parent.folder / BASE).get("base"))
     expected = f"sha256:{identity(base.folder)}" if named and base is not None else next(iter(named.values()), None)
     for folder, said in named.items():
         if said != expected and not (Path(folder) / "adapter_config.json").is_file():
             problems.append(Problem(f"{folder}/{BASE}", f"was tuned from {said}, not from {expected}", "merge models that were tuned from one base"))
-    silent = len(parents) - len(named)
-    return f"{len(named)} parents name it by hash" + (f", {silent} do not: judged by their weights" if silent else ""), problems
+    silent = len(parents) - len(named) - len(trusted)
+    told = f"{len(named)} parents name it by hash or path" + (f", {silent} do not: judged by their weights" if silent else "")
+    return told + (f"; taken on trust, as an adapter's weights do not show its base: {', '.join(trusted)}" if trusted else ""), problems
+
+
+def _on(base: Checkpoint, adapter: Path, said: str) -> bool | None:
+    """Whether the path that an adapter names as its base holds a model of the base's content; None where it holds none: a name on a hub says nothing here."""
+    there = next((folder for folder in (Path(said), adapter / said, adapter.parent / said) if (folder / "config.json").is_file()), None)
+    return None if there is None else identity(there) == identity(base.folder)
 
 
 def _precision(base: Checkpoint, parents: Sequence[Parent]) -> list[Problem]:

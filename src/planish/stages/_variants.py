@@ -51,7 +51,7 @@ def whole(weights: Plain, work: Path) -> Path:
         return weights.checkpoint
     out = work / "tuned"
     if not out.is_dir():
-        spec = MergeSpec(method="linear", base=str(weights.checkpoint), models=[Part(path=str(weights.adapter))])
+        spec = MergeSpec(method="linear", base=str(weights.checkpoint.absolute()), models=[Part(path=str(weights.adapter.absolute()))])
         merge_models(spec, out, relative_to=work)
         trained.name_base(out, weights.checkpoint)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from planish.data import dataset, gold, hub, mapping
 from planish.data.gold_lock import read_lock
 from planish.data.moments import moments
 from planish.data.reading import Reading, TooManyMalformed, read_rows, stored
-from planish.data.split import SplitName
-from planish.data.table import Table
+from planish.data.split import SPLITS, SplitName
+from planish.data.split_kept import carried
+from planish.data.table import Keys, Table, keys_of
 from planish.data.task import Task, infer, make, require_recipe, row_shape
 from planish.errors import InputError, Problem, did_you_mean
 from planish.events import EventType
@@ -58,7 +59,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     task = _task(context, reading)
     places = Places(
         section.split,
-        existing=dataset.assignment(earlier) if earlier is not None else None,
+        existing=_existing(context, reading, earlier, grown is not None),
         gold_ids=_gold_ids(context, reading),
         times=_times(section.split.time_by, reading.accepted.without(reading.behind)) if earlier is None else None,
     )
@@ -96,7 +97,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     context.event(EventType.GOLD_SEALED, {"sha256": sealed.sha256, "rows": len(sealed.samples), "version": sealed.version})
     _say(context, made.manifest.counts, examined)
     if earlier is None:
-        _say_moved(context, split.assignment)
+        _say_moved(context, reading.accepted.keys, split.assignment)
 
 
 def _often(examined: Examined, grown: dataset.Dataset | None) -> dict[str, int]:
@@ -156,6 +157,19 @@ def _kept(recipe: Recipe) -> dataset.Dataset | None:
     """The data set whose rows stay where they lie while others are added."""
     given = recipe.data.split.keep
     return dataset.read(recipe.resolve(given)) if given is not None else None
+
+
+def _existing(context: Context, reading: Reading, earlier: dataset.Dataset | None, grown: bool) -> Mapping[str, SplitName] | None:
+    """The sides that rows have already. A grown data set has its ids from us; those of a file may mean other rows by now, so that its rows are found again by what they ask."""
+    if earlier is None or grown:
+        return dataset.assignment(earlier) if earlier is not None else None
+    placed = dataset.assignment(earlier)
+    sides = carried(reading.accepted.keys, list(map(keys_of, dataset.every_row(earlier))), placed)
+    gone = Counter(placed.values()) - Counter(sides.values())
+    if gone:
+        told = f"{gone.total()} of {len(placed)} rows of the data set that is kept are not in {context.recipe.data.path} any more"
+        context.progress.say(f"  {told}: " + ", ".join(f"{gone[name]} of {name}" for name in SPLITS if gone[name]))
+    return sides
 
 
 def _task(context: Context, reading: Reading) -> Task:
@@ -243,7 +257,7 @@ def _say(context: Context, counts: Mapping[str, int], examined: Examined) -> Non
     context.progress.say(f"  what {counts['gold']} gold rows can see, 8 times of 10: {seen} (a paired test at 5 %, 3 % of rows flipping by chance)")
 
 
-def _say_moved(context: Context, assignment: Mapping[str, SplitName]) -> None:
+def _say_moved(context: Context, rows: Sequence[Keys], assignment: Mapping[str, SplitName]) -> None:
     """Rows that lie on another side than after the last run of this recipe: a file that has grown is divided anew unless the recipe says what to keep."""
     name = context.store.run(context.run_id)["name"]
     runs = (run["id"] for run in context.store.runs() if run["name"] == name and run["id"] != context.run_id)
@@ -251,10 +265,14 @@ def _say_moved(context: Context, assignment: Mapping[str, SplitName]) -> None:
     if made is None or not context.store.objects.has(made):
         return
     try:
-        before = dataset.assignment(dataset.read(context.store.path(made)))
+        last = dataset.read(context.store.path(made))
+        before = dataset.assignment(last)
     except InputError:  # damaged since: nothing can be compared, and nothing depends on it
         return
-    moved = [(side, assignment[row_id]) for row_id, side in before.items() if assignment.get(row_id, side) != side]
+    if before.items() <= assignment.items():
+        return
+    before = carried(rows, list(map(keys_of, dataset.every_row(last))), before)
+    moved = [(side, assignment[row_id]) for row_id, side in before.items() if assignment[row_id] != side]
     if moved:
         trained = sum(was == "gold" and now == "train" for was, now in moved)
         told = f"{len(moved)} rows lie on another side than after the last run of this recipe ({trained} of its gold rows would be trained on)"
