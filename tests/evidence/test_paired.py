@@ -55,6 +55,23 @@ def test_compare_z6_example(pair):
     assert found.low < -0.02 < compare(quantised_800, source_800, "label.accuracy").low
 
 
+@pytest.mark.parametrize(("right", "low", "high"), [(40, 0.4124, 0.5), (38, 0.335, 0.5)])
+def test_all_right_against_the_bases_half_is_a_sample_still(right, low, high):
+    """Preference pairs, on each of which the base has .5: of 40 right ones Wilson's lower end is 40 / (40 + 3.8415) = .9124, less .5 is +.4124; a bootstrap resamples 40 times
+    the same +.5 and gives [.5, .5]. 38 of 40: Wilson [.8350, .9862]; the bootstrap's own upper end, +.5, is kept. Turned about, the same with the other sign."""
+
+    def told(system, values):
+        scores = [Score(id=str(n), answer=None, parsed=None, target="x", value=value, detail={"accuracy": value}) for n, value in enumerate(values)]
+        metric = Metric(name="pair_accuracy.accuracy", value=sum(values) / len(values), n=len(values))
+        return EvalReport(system=system, gold="g", metrics={metric.name: metric}, scores=scores)
+
+    ours, base = told("lora", [1.0] * right + [0.0] * (40 - right)), told("prompt", [0.5] * 40)
+    found, back = (compare(*sides, "pair_accuracy.accuracy", resamples=500) for sides in ((ours, base), (base, ours)))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
+    assert (back.low, back.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+    assert "Wilson" in found.test
+
+
 def test_compare_mcnemar_p_and_swap(pair):
     ours, theirs = pair(200, 150, 15, 5)
     found, back = compare(ours, theirs, "label.accuracy"), compare(theirs, ours, "label.accuracy")

@@ -93,6 +93,8 @@ def test_a_word_that_one_of_them_splits_leaves_the_kd_term(home: Path, tmp_path:
     """The student writes " sound" in pieces: they have no teacher, every other position has its own, and the share is told. Under 95 % nothing is captured."""
     with pytest.raises(InputError, match=r"(?s)at least 95%.*--text"):
         taken(home, "split", tmp_path / "refused")
+    with pytest.raises(InputError, match="at least 95%"):  # asked again, the rows that are there are judged as they were
+        taken(home, "split", tmp_path / "refused")
     mine = spelt(home, "split")
     from planish.capture import aligned
 
@@ -105,7 +107,7 @@ def test_a_word_that_one_of_them_splits_leaves_the_kd_term(home: Path, tmp_path:
     silent = b"".join(mine.of[id] for id, flag in zip(found.completion_ids, found.said.known.tolist(), strict=True) if not flag)
     assert silent == b" sound"
     assert known[-1] == b"<|im_end|>"
-    assert teacher.mapped == (len(found.completion_ids), len(known))
+    assert found.mapped == (len(found.completion_ids), len(known))
 
 
 def test_a_vocabulary_of_bytes_is_refused(home: Path, tmp_path: Path) -> None:

@@ -356,8 +356,24 @@ def test_an_endpoint_with_other_words_is_refused(home: Path, tmp_path: Path, end
     """S1: fewer than 95 % of its tokens are tokens of the student."""
     kind, url = endpoint
     kind.words = ("go", "od soun", "d")
-    with pytest.raises(InputError, match="at least 95%"):
+    with pytest.raises(InputError, match=r"32 of 96 tokens .*at least 95%"):
         asked(home, tmp_path / "c", url)
+    with pytest.raises(InputError, match=r"32 of 96 tokens .*at least 95%"):  # nothing is left to ask, and it is refused for what is there
+        asked(home, tmp_path / "c", url)
+
+
+def test_a_row_says_what_share_of_it_is_mapped(home: Path, tmp_path: Path, endpoint: Any) -> None:
+    """S1: of an endpoint its own tokens, the end left aside, read back from the line; a count that is none is named with its line."""
+    kind, url = endpoint
+    kind.words = ours(home)
+    asked(home, tmp_path / "c", url)
+    row = next(rows_of(tmp_path / "c"))
+    assert row.told == len(kind.words)
+    assert row.mapped == (len(kind.words), len(kind.words))
+    whole = (tmp_path / "c" / CAPTURE).read_text(encoding="utf-8")
+    (tmp_path / "c" / CAPTURE).write_text(whole.replace(f'"told":{row.told}', '"told":true', 1), encoding="utf-8")
+    with pytest.raises(InputError, match="number of tokens that is none"):
+        list(rows_of(tmp_path / "c"))
 
 
 def test_an_endpoint_without_log_probabilities_is_refused_and_its_text_offered(home: Path, tmp_path: Path, endpoint: Any) -> None:

@@ -33,6 +33,14 @@ def test_e1_p2_the_margin_is_measured_against_the_base() -> None:
     assert found["margin"].value == pytest.approx(7 / 3)
 
 
+def test_a_margin_of_nats_is_no_share() -> None:
+    """The base gains 0 nats on each of 40 pairs: that is known, [0, 0]. As a share of 40 rows it would be Wilson's [0, .088], of a figure that is none; its accuracy is .5."""
+    found = pair_accuracy.metrics([pair_accuracy.score(_sample(number), (-3.0, -5.0, -3.0, -5.0)) for number in range(40)], (), resamples=100)
+    assert (found["margin"].low, found["margin"].high, found["margin"].method) == (0.0, 0.0, "bootstrap 100")
+    assert (found["accuracy"].low, found["accuracy"].high) == (0.5, 0.5)
+    assert found["likelihood_accuracy"].method == "wilson"
+
+
 def test_it_is_the_accuracy_of_the_evidence() -> None:
     """1,000 random pairs, a tenth of them ties: the same share as `evidence.pair_accuracy` of the margins."""
     draw = random.Random(0)

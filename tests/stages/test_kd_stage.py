@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from tests.conftest import make_tiny
 
 from planish import capture as capturing
 from planish.capture import How
-from planish.data.capture_file import CAPTURE, MANIFEST
+from planish.data.capture_file import CAPTURE, MANIFEST, about_of, rows_of, write_line
 from planish.errors import InputError
 from planish.model.curve import Step
 from planish.recipe import Recipe
-from planish.stages import _beside, _files, _ready, _tuning, train
+from planish.stages import _beside, _files, _known_rows, _ready, _tuning, train
 from planish.stages._ready import Job
 
 ROWS = [{"messages": [{"role": "user", "content": f"the phone {n}"}, {"role": "assistant", "content": f"good sound {n}"}]} for n in range(90)]
@@ -88,6 +89,54 @@ def test_a_capture_beside_another_gold_set_is_refused(home: Path) -> None:
     (home / "other.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="another gold set"):
         _ready.read_rows(job(home, "other.yaml"))
+
+
+def test_answers_that_the_teacher_never_wrote_are_refused_before_anything_is_trained(home: Path) -> None:
+    """S1: of its own answers a capture must have 95 % of the training rows, as of those that it read: it has 8 here, and the others would be left out one by one."""
+    (home / "few.yaml").write_text((home / "recipe.yaml").read_text(encoding="utf-8").replace("held", "few"), encoding="utf-8")
+    how = How(teacher="teacher", precision="fp32", mass=1.0, answers="teacher", max_new_tokens=4, rows=8)
+    capturing.capture(Recipe.load(home / "few.yaml"), how, home / "few", workspace=home / "space")
+    rows = len(list(capturing.prepared(Recipe.load(home / "few.yaml"), home / "space").rows("train")))
+    with pytest.raises(InputError, match=f"own answers to 8 of {rows} training rows"):
+        _ready.read_rows(job(home, "few.yaml"))
+    found = _known_rows.refusals(Recipe.load(home / "few.yaml"), capturing.prepared(Recipe.load(home / "few.yaml"), home / "space").folder)
+    assert [one.where for one in found] == ["train[0].objective.kd.capture"]
+
+
+def test_rows_that_are_left_out_are_said_with_their_reason(home: Path) -> None:
+    """R-2: answers that the teacher's limit cut are left out of training and of validation, and the run says how many and why."""
+    (home / "cut.yaml").write_text(
+        (home / "recipe.yaml").read_text(encoding="utf-8").replace("held", "cut").replace("max_steps: 20", "max_steps: 4"), encoding="utf-8"
+    )
+    recipe = Recipe.load(home / "cut.yaml")
+    capturing.capture(recipe, How(teacher="teacher", precision="fp32", mass=1.0, answers="teacher", max_new_tokens=4), home / "cut", workspace=home / "space")
+    about = about_of(home / "cut")
+    lines = [replace(row, finish_reason="length" if place % 3 == 0 else "stop") for place, row in enumerate(rows_of(home / "cut", about))]
+    (home / "cut" / CAPTURE).write_text("".join(write_line(row, about) + "\n" for row in lines), encoding="utf-8")
+    (home / "cut" / "capture.safetensors").unlink()
+    data = capturing.prepared(recipe, home / "space")
+    ids = {split: {row.id for row in data.rows(split)} for split in ("train", "validation")}
+    cut = {split: sum(row.finish_reason == "length" and row.id in ids[split] for row in lines) for split in ids}
+    notes: list[str] = []
+
+    class Heard:
+        def event(self, type: object, body: dict[str, object], severity: str = "info") -> None:
+            if severity == "warning":
+                notes.append(str(body["what"]))
+
+        def say(self, text: str) -> None:
+            """Not asked about here."""
+
+        def begin(self, done: int, total: int) -> None:
+            """Not asked about here."""
+
+        def step(self, line: Step) -> None:
+            """Not asked about here."""
+
+    _tuning.tune(replace(job(home, "cut.yaml"), work=str(home / "work-cut"), out=str(home / "out-cut")), Heard())
+    for split, of in (("train", "training"), ("validation", "validation")):
+        assert cut[split] > 0
+        assert f"{cut[split]} {of} rows are left out: {cut[split]} answer_truncated (the teacher's answer was cut at its length limit)" in notes
 
 
 @pytest.mark.parametrize(("name", "why"), [("tokenizer", "another tokenizer"), ("template", "another chat template")])

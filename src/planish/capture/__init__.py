@@ -27,7 +27,8 @@ from planish.store.objects import write_atomic
 
 LEAST_MAPPED = 0.95
 MAPPED_AFTER = 200
-"""An endpoint's tokens after which the share that is mapped is judged while it still runs; it is judged at the end whatever their number."""
+"""A teacher's tokens after which the share that is mapped is judged while it still runs; it is judged at the end whatever their number. Rows that were there already count: what
+was refused is refused when it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,11 @@ def capture(
     )
     out.mkdir(parents=True, exist_ok=True)
     with held(out):
-        done = _begun(out, about, progress)
+        done, mapped = _begun(out, about, progress)
         rows = dialogues(data, how.rows)
         left = [row for row in rows if row.id not in done]
         progress.say(teacher.budget(left, how))
-        failed = _run(teacher, rows, done, out, about, progress)
+        failed = _run(teacher, rows, done, mapped, out, about, progress)
         pack(out, least=how.least)
         return _summed(out, about, len(left) - failed, failed)
 
@@ -131,19 +132,24 @@ def _usable(out: Path) -> None:
         raise InputError(Problem(str(out), "is not empty and holds no capture", "give a new folder"))
 
 
-def _begun(out: Path, about: About, progress: Progress) -> set[str]:
-    """The rows that are there. Raises InputError for a folder with another capture."""
+def _begun(out: Path, about: About, progress: Progress) -> tuple[set[str], tuple[int, int]]:
+    """The rows that are there, and their tokens that were to be mapped and are. Raises InputError for a folder with another capture, and for one that is not mapped."""
     there = about_of(out) if (out / CAPTURE).is_file() and (out / CAPTURE).stat().st_size else None
     if not begun(out, CAPTURE, about, there, progress):
-        return set()
-    done = {row.id for row in rows_of(out, about)}
+        return set(), (0, 0)
+    done, tokens, mapped = set[str](), 0, 0
+    for row in rows_of(out, about):
+        done.add(row.id)
+        tokens, mapped = tokens + row.mapped[0], mapped + row.mapped[1]
     progress.say(f"  {len(done)} rows are there already")
-    return done
+    if tokens >= MAPPED_AFTER:
+        _require_mapped(tokens, mapped)
+    return done, (tokens, mapped)
 
 
-def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], out: Path, about: About, progress: Progress) -> int:
+def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], before: tuple[int, int], out: Path, about: About, progress: Progress) -> int:
     """Append what the teacher says of the rows that are not done; gives how many failed."""
-    failed, tokens, mapped = list[dict[str, str]](), 0, 0
+    failed, (tokens, mapped) = list[dict[str, str]](), before
     try:
         with progress.bar("capture", len(rows)) as advance:
             for part, asked in parts(rows, done, teacher):
@@ -153,10 +159,10 @@ def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], out: Path, about: Abo
                         continue
                     if isinstance(found, CapturedRow):
                         lines.append(write_line(found, about))
+                        tokens, mapped = tokens + found.mapped[0], mapped + found.mapped[1]
                     else:
                         failed.append({"id": row.id, "why": str(found)})
                 append(out / CAPTURE, lines)
-                tokens, mapped = teacher.mapped
                 if tokens >= MAPPED_AFTER:
                     _require_mapped(tokens, mapped)
                 advance(len(part), f"{len(failed)} failed" if failed else "")

@@ -46,11 +46,11 @@ def teacher(how: How, chat: Chat, relative_to: Path | None) -> LocalTeacher:
 
 
 class AlignedTeacher(LocalTeacher):
-    """`student` renders what is kept, `own` what the teacher reads. `mapped` counts the student's trained tokens, and those that are the teacher's too."""
+    """`student` renders what is kept, `own` what the teacher reads."""
 
     def __init__(self, folder: Path, student: Chat, own: Chat, wanted: Wanted, how: How) -> None:
         super().__init__(folder, own, wanted, how)
-        self.student, self.identity, self.mapped = student, f"{self.identity}+aligned", (0, 0)
+        self.student, self.identity = student, f"{self.identity}+aligned"
         self.mine, self.theirs = TokenBytes(student.tokenizer), TokenBytes(own.tokenizer)
 
     def captured(self, rows: Seq[ChatRow]) -> list[CapturedRow | PlanishError | Refused]:
@@ -62,7 +62,6 @@ class AlignedTeacher(LocalTeacher):
 
     def _row(self, row: ChatRow, mine: Sequence, theirs: Sequence, said: Said) -> CapturedRow:
         found = self._renamed(said, alike(mine, theirs, self.mine, self.theirs))
-        self.mapped = (self.mapped[0] + len(found.counts), self.mapped[1] + int(found.known.sum()))
         first = int(mine.scored[0])
         return CapturedRow(row.id, mine.ids[:first], mine.ids[first:], tuple(weight > 0 for weight in mine.weights[first:]), found, "given")
 

@@ -42,7 +42,6 @@ def writer(how: How, relative_to: Path | None) -> LocalTeacher:
 class LocalTeacher:
     """Prompts are rendered by `chat`: the student's, as training renders them, or its own where only its text counts."""
 
-    mapped = (0, 0)
     batched = True
 
     def __init__(self, folder: Path, chat: Chat, wanted: Wanted, how: How) -> None:

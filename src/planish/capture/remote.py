@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from planish.capture.asked import How, isolated
-from planish.capture.wire import TOP, Mapped, WireTeacher
+from planish.capture.wire import TOP, WireTeacher
 from planish.data.capture_file import CapturedRow
 from planish.data.outbound import Caller, check
 from planish.errors import InputError, PlanishError, Problem
@@ -46,7 +46,7 @@ def teacher(how: How, chat: Chat, relative_to: Path | None) -> RemoteTeacher:
 
 
 class RemoteTeacher:
-    """What it told of is counted: `mapped` is its tokens, and those that are the student's."""
+    """Asked row by row, several at once."""
 
     temperatures = (1.0,)
     batched = False
@@ -54,7 +54,6 @@ class RemoteTeacher:
     def __init__(self, caller: Caller, how: How, chat: Chat) -> None:
         self.how, self.k = how, min(how.k, TOP)
         self.identity = f"{urlsplit(how.teacher).hostname}/{how.model}"
-        self.mapped = (0, 0)
         self.wire = WireTeacher(caller, str(how.model), chat, TokenBytes(chat.tokenizer), max_new_tokens=how.max_new_tokens, temperature=0.0)
 
     def budget(self, rows: Seq[ChatRow], how: How) -> str:
@@ -69,10 +68,7 @@ class RemoteTeacher:
     def captured(self, rows: Seq[ChatRow]) -> list[CapturedRow | PlanishError | Refused]:
         """Each row, or why it failed. Raises InputError where the endpoint gives no log-probabilities at all."""
         with ThreadPoolExecutor(self.how.parallel) as pool:
-            found = list(pool.map(lambda row: isolated(partial(self.wire.captured, row, self.k)), rows))
-        told = [one for one in found if isinstance(one, Mapped)]
-        self.mapped = (self.mapped[0] + sum(one.tokens for one in told), self.mapped[1] + sum(one.mapped for one in told))
-        return [one.row if isinstance(one, Mapped) else one for one in found]
+            return list(pool.map(lambda row: isolated(partial(self.wire.captured, row, self.k)), rows))
 
     def text(self, rows: Seq[ChatRow], decoding: Decoding) -> list[tuple[str, str]]:
         """One written answer each, and why it ended; "failed" where the call failed for good."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Seq
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,6 @@ TOP = 20
 """Likeliest tokens asked for: the most that OpenAI's API gives."""
 
 
-class Mapped(NamedTuple):
-    """A row, and how many of the endpoint's tokens there were and fell on one of ours."""
-
-    row: CapturedRow
-    tokens: int
-    mapped: int
-
-
 class WireTeacher:
     """Asks a model at a checked address. `tokens` spells the student's tokens."""
 
@@ -35,7 +27,7 @@ class WireTeacher:
         self.caller, self.model, self.chat, self.tokens = caller, model, chat, tokens
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
 
-    def captured(self, row: ChatRow, k: int) -> Mapped:
+    def captured(self, row: ChatRow, k: int) -> CapturedRow:
         """The row as the endpoint answers it. Raises RunFailed where the call failed for good or the answer is empty, InputError where it gives no log-probabilities."""
         answer = self._asked(row, {"logprobs": True, "top_logprobs": min(k, TOP)})
         told, message = answer.get("logprobs"), answer.get("message")
@@ -74,7 +66,7 @@ class WireTeacher:
             raise RunFailed(Problem(f"teacher {self.model}", why, "the row is left out"), reason_code="endpoint_failed")
         return choices[0]
 
-    def _mapped(self, row: ChatRow, content: list[dict[str, Any]], finish: str) -> Mapped:
+    def _mapped(self, row: ChatRow, content: list[dict[str, Any]], finish: str) -> CapturedRow:
         spelt = [_bytes(one) for one in content]
         end = self.tokens.of[self.chat.end]
         closing = content.pop() if finish == "stop" and spelt[-1] == end else None
@@ -89,13 +81,11 @@ class WireTeacher:
             theirs[at, at + len(spell)] = one
             at += len(spell)
         found = [theirs.get((begin, stop)) for begin, stop in zip([0, *ours], ours, strict=False)]
-        mapped = sum(one is not None for one in found)
         if finish == "stop":
             ids, found = [*ids, self.chat.end], [*found, closing]
         said = self._said(found)
         prompt = self.chat.prompt(row.messages[:-1], row.tools)
-        kept = CapturedRow(row.id, tuple(prompt), tuple(ids), (True,) * len(ids), said, "length" if finish == "length" else "stop")
-        return Mapped(kept, len(content), mapped)
+        return CapturedRow(row.id, tuple(prompt), tuple(ids), (True,) * len(ids), said, "length" if finish == "length" else "stop", len(content))
 
     def _said(self, found: Seq[dict[str, Any] | None]) -> Said:
         """Their likeliest tokens by our ids; one that we have no word for stays in the tail."""

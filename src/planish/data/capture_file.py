@@ -3,11 +3,11 @@
 A line is one row:
 
     {"id", "prompt_ids", "completion_ids", "trained": [bool], "positions": [{"top": [{"id", "lp"}], "tail_mass", "lse": {T: x}, "sampled": [{"id", "lp"}]} | null],
-     "finish_reason": "stop" | "length" | "given", "teacher", "tokenizer", "template"}
+     "finish_reason": "stop" | "length" | "given", "told": 12, "teacher", "tokenizer", "template"}
 
 `positions` has one entry per trained token of the completion, null where the teacher's words map to no token. `lp` is the natural logarithm of the teacher's probability at
 T=1; `lse` of T is ln sum_v exp(lp_v / T) over its whole vocabulary, so that its log-probability at T is lp / T - lse exactly. `sampled` are draws from the tail at T=1.
-"given" is an answer that the row came with, which the teacher only read.
+"given" is an answer that the row came with, which the teacher only read. `told`, of an endpoint alone, is how many tokens of its own the answer had, its end left aside.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Said:
 
 @dataclass(frozen=True)
 class CapturedRow:
-    """One row. `trained` marks the tokens of the completion that count."""
+    """One row. `trained` marks the tokens of the completion that count; `told` is how many tokens an endpoint wrote, in its own vocabulary and without the one that ends it."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -72,6 +72,15 @@ class CapturedRow:
     trained: tuple[bool, ...]
     said: Said
     finish_reason: Literal["stop", "length", "given"]
+    told: int | None = None
+
+    @property
+    def mapped(self) -> tuple[int, int]:
+        """Tokens that were to be the same for teacher and student, and those that are: an endpoint's, or the trained ones of an answer that it read. None of what a teacher of
+        the student's tokens wrote."""
+        if self.told is None:
+            return (len(self.said.counts), int(self.said.known.sum())) if self.finish_reason == "given" else (0, 0)
+        return self.told, int(self.said.known[: len(self.said.known) - (self.finish_reason == "stop")].sum())
 
 
 def write_line(row: CapturedRow, about: About) -> str:
@@ -93,7 +102,8 @@ def write_line(row: CapturedRow, about: About) -> str:
         at += count
     hashes = {"teacher": about.teacher, "tokenizer": about.tokenizer, "template": about.template}
     whole = {"id": row.id, "prompt_ids": row.prompt_ids, "completion_ids": row.completion_ids, "trained": row.trained, "positions": positions}
-    return json.dumps({**whole, "finish_reason": row.finish_reason, **hashes}, ensure_ascii=False, separators=(",", ":"))
+    ended = {"finish_reason": row.finish_reason, **({} if row.told is None else {"told": row.told})}
+    return json.dumps({**whole, **ended, **hashes}, ensure_ascii=False, separators=(",", ":"))
 
 
 def read_line(line: str, about: About) -> CapturedRow:
@@ -121,7 +131,10 @@ def read_line(line: str, about: About) -> CapturedRow:
     )
     if not ((said.log_probs <= 1e-6).all() and np.isfinite(said.log_probs).all() and np.isfinite(said.lse).all() and (said.ids >= 0).all()):
         raise ValueError("has a log-probability above 0 or that is no number, or a token below 0")
-    return CapturedRow(given["id"], tuple(given["prompt_ids"]), tuple(given["completion_ids"]), tuple(given["trained"]), said, given["finish_reason"])
+    told = given.get("told")
+    if told is not None and (type(told) is not int or told < 0):
+        raise ValueError("has a number of tokens that is none")
+    return CapturedRow(given["id"], tuple(given["prompt_ids"]), tuple(given["completion_ids"]), tuple(given["trained"]), said, given["finish_reason"], told)
 
 
 def about_of(folder: Path) -> About:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from planish.errors import InputError, Problem
-from planish.evidence.intervals import RESAMPLES, Interval, percentile, resampled
+from planish.evidence.intervals import RESAMPLES, Interval, percentile, resampled, wilson
 from planish.evidence.statistic import declared_labels, is_row_mean, measured, row_values, split_name, statistic
 from planish.scores import Comparison, EvalReport
 
@@ -112,7 +112,8 @@ def compare(
     """`candidate - reference` of one metric on the same rows, with the paired 95 % interval. `groups` maps a row id to its cluster.
 
     For right/wrong rows the p-value is exact McNemar; with fewer than 10 discordant rows the interval is the wider of the paired bootstrap and
-    Tango's score interval, because a bootstrap of so few is too narrow. Raises InputError on unpaired rows or different gold hashes (`aligned`)."""
+    Tango's score interval, because a bootstrap of so few is too narrow. So it is where one side has one value on every row (the base's .5 of preference pairs) and the other
+    fewer than 10 right rows, or wrong ones: there the wider one is Wilson's, less that value. Raises InputError on unpaired rows or different gold hashes (`aligned`)."""
     candidate, reference = (measured(report, metric) for report in (candidate, aligned(candidate, reference)))
     _refuse_other_tokens(candidate, reference, metric)
     labels = labels or declared_labels(candidate, reference)
@@ -126,6 +127,9 @@ def compare(
         score = score_interval(b, c, n)
         interval = Interval(min(interval.low, score.low), max(interval.high, score.high))
         how += ", not narrower than Tango's score interval"
+    elif is_row_mean(metric, candidate) and (share := _of_one_share(candidate, reference, metric)) is not None:
+        interval = Interval(min(interval.low, share.low), max(interval.high, share.high))
+        how += ", not narrower than Wilson's interval of the side that varies"
     if binary and is_row_mean(metric, candidate) and groups is None:
         p_value, how = mcnemar(b, c), f"exact McNemar, {how}"
     difference = candidate.metrics[metric].value - reference.metrics[metric].value
@@ -150,6 +154,17 @@ def _refuse_other_tokens(candidate: EvalReport, reference: EvalReport, metric: s
     if other:
         why = f"{candidate.system} and {reference.system} split {len(other)} rows into different numbers of tokens ({', '.join(other[:IDS_SHOWN])})"
         raise InputError(Problem(metric, why, "their tokenizers differ: compare bits_per_byte"))
+
+
+def _of_one_share(candidate: EvalReport, reference: EvalReport, metric: str) -> Interval | None:
+    """The interval of the difference where one side has one value on every row: Wilson's of the other, less that value. None elsewhere, and with enough to resample."""
+    ours, theirs = row_values(candidate, metric), row_values(reference, metric)
+    for shares, other, sign in ((ours, theirs, 1), (theirs, ours, -1)):
+        right = int((shares == 1).sum())
+        if np.isin(shares, (0.0, 1.0)).all() and (other == other[0]).all() and min(right, len(shares) - right) < FEW_DISCORDANT:
+            low, high = sorted(sign * (end - float(other[0])) for end in wilson(right, len(shares)))
+            return Interval(low, high)
+    return None
 
 
 def discordant(candidate: EvalReport, reference: EvalReport, metric: str) -> tuple[int, int, bool]:

@@ -24,8 +24,11 @@ Groups = Mapping[str, str]
 """Row id to cluster; a row without one is its own."""
 
 
-def tally(scores: Sequence[Score], names: Sequence[str], *, groups: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Metric]:
+def tally(
+    scores: Sequence[Score], names: Sequence[str], *, groups: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0, no_shares: Sequence[str] = ()
+) -> dict[str, Metric]:
     """The named metrics, each with its 95 % interval: Wilson's where every row it is about is right or wrong, else the bootstrap; the cluster bootstrap with `groups`.
+    Of `no_shares`, a 0 or a 1 is no wrong or right row (nats, for one): always the bootstrap.
 
     A micro average that no row has anything to say about (its wholes sum to 0) is not measured and left out; in a resample it counts 0.
     `n` is the number of rows the figure is about."""
@@ -40,7 +43,8 @@ def tally(scores: Sequence[Score], names: Sequence[str], *, groups: Groups | Non
         return np.divide(sums[:, 0::2], sums[:, 1::2], out=np.zeros_like(sums[:, 0::2]), where=sums[:, 1::2] > 0)
 
     values = everything(np.ones((1, len(scores)), np.float32))[0]
-    plain = {name: groups is None and bool(np.isin(part, (0, 1)).all() and np.isin(whole, (0, 1)).all()) for name, (part, whole) in columns.items()}
+    shares = {name for name in columns if groups is None and name not in no_shares}
+    plain = {name: name in shares and bool(np.isin(part, (0, 1)).all() and np.isin(whole, (0, 1)).all()) for name, (part, whole) in columns.items()}
     draws = None if all(plain.values()) else resampled(everything, len(scores), groups=clusters(scores, groups), resamples=resamples, seed=seed)
     found = {}
     for place, (name, (part, whole)) in enumerate(columns.items()):

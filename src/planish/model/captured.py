@@ -97,6 +97,16 @@ def require_found(examples: Seq[Example], where: str) -> None:
         raise InputError(Problem(f"{where}.capture", why, "capture them: planish capture goes on where it stopped, and tells of rows that failed"))
 
 
+def require_answers(rows: Seq[str], capture: str, where: str) -> None:
+    """Raises InputError where the teacher's own answers are learnt and too many of the training rows have none: each of these would be left out."""
+    packed = capture_batch.opened(capture)
+    found = sum(row in packed.places for row in rows)
+    if packed.about.answers == "teacher" and found < LEAST_FOUND * len(rows):
+        why = f"the capture has the teacher's own answers to {found} of {len(rows)} training rows, and the others could not be trained on"
+        fix = "capture them: planish capture goes on where it stopped (without --rows), and tells of rows that failed"
+        raise InputError(Problem(f"{where}.capture", why, fix))
+
+
 def content(capture: str, where: str) -> str:
     """The hash of the captured rows. Raises InputError where there are none."""
     folder = Path(capture)

@@ -66,9 +66,11 @@ def refusals(
     return captured.refusals(base, capture, Weighed(WHERE, ce_weight, kd_weight, temperature, direction, mix, tail))
 
 
-def require_data(gold: str, *, capture: str) -> None:
-    """Raises InputError where the capture was made beside another gold set than the `gold` hash's: its rows may be gold here (MISSION R-4)."""
+def require_data(gold: str, rows: Seq[str], *, capture: str) -> None:
+    """Raises InputError where the capture was made beside another gold set than the `gold` hash's: its rows may be gold here (MISSION R-4), or where the teacher wrote no answer to
+    too many of the training `rows`."""
     captured.require_gold(gold, capture, WHERE)
+    captured.require_answers(rows, capture, WHERE)
 
 
 def loss(

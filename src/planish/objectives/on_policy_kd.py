@@ -69,10 +69,11 @@ def content(*, teacher: str, capture: str = "") -> list[str]:
     return [bundled.identity(bundled.locate(teacher)), *([captured.content(capture, WHERE)] if capture else [])]
 
 
-def require_data(gold: str, *, capture: str = "") -> None:
-    """Raises InputError where the capture was made beside another gold set than the `gold` hash's (MISSION R-4)."""
+def require_data(gold: str, rows: Seq[str], *, capture: str = "") -> None:
+    """Raises as `kd` does: for a capture beside another gold set than the `gold` hash's (MISSION R-4), or without the teacher's own answers to too many of the training `rows`."""
     if capture:
         captured.require_gold(gold, capture, WHERE)
+        captured.require_answers(rows, capture, WHERE)
 
 
 def refusals(

@@ -83,4 +83,5 @@ def metrics(
     Raises InputError without rows and on empty references."""
     require_references("pair_accuracy", scores)
     ordered = all("likelihood_accuracy" in score.detail for score in scores)
-    return tally(scores, ("accuracy", "likelihood_accuracy", "margin") if ordered else ("accuracy", "margin"), groups=groups, resamples=resamples, seed=seed)
+    names = ("accuracy", "likelihood_accuracy", "margin") if ordered else ("accuracy", "margin")
+    return tally(scores, names, groups=groups, resamples=resamples, seed=seed, no_shares=("margin",))

@@ -28,9 +28,11 @@ def refusals(recipe: Recipe, prepared: Path) -> list[Problem]:
 
 
 def require_data(section: TrainSection, data: Dataset) -> None:
-    """An objective that brings rows of its own says whether they were kept apart from this very gold set."""
+    """An objective that brings rows of its own says whether they were kept apart from this very gold set, and are of the training rows."""
     if hasattr(shelf.find("objectives", section.objective.name).load(), "require_data"):
-        shelf.call("objectives", section.objective.name, "require_data", section.objective.options)(data.manifest.gold_sha256)
+        shelf.call("objectives", section.objective.name, "require_data", section.objective.options)(
+            data.manifest.gold_sha256, [row.id for row in data.rows("train")]
+        )
 
 
 def _require_rows(section: TrainSection, data: Dataset) -> None:

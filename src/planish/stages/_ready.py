@@ -65,6 +65,7 @@ class Rows:
     checks: list[Example]
     refused: list[dict[str, str]]
     replay: dict[str, Any] | None = None  # what share of the rows, and of the loss, is replayed
+    unchecked: list[dict[str, str]] = field(default_factory=list)  # validation rows that are refused
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Ready:
     replay: dict[str, Any] | None = None
     reference: dict[str, int] | None = None  # of the log-probabilities that the objective compares with: how many, and what of them was computed now
     rollout: Rollout | None = None
+    unchecked: list[dict[str, str]] = field(default_factory=list)
 
 
 def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
@@ -92,6 +94,7 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
     data = dataset.read(Path(job.dataset))
     require_data(section, data)
     tokens = Path(job.tokens) / (f"rank-{ranks.rank}" if ranks.world > 1 else "")
+    unchecked = list[dict[str, str]]()
     if job.documents is not None:
         encoded, refused, held = _documents.encoded(section, Path(job.documents), data.task, base, tokens)
         checks = drawn(_documents.in_blocks(section, held, base), _documents.CHECK_BLOCKS, section.seed)
@@ -99,7 +102,7 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
         encoded, refused = encode(section, list(data.rows("train")), data.task, base, tokens)
         often = dataset.frequencies(data)
         encoded = [one for one in encoded for _ in range(often.get(one[0], 1))]
-        checks, _ = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
+        checks, unchecked = encode(section, drawn(list(data.rows("validation")), VALIDATION_ROWS, section.seed), data.task, base, tokens)
     if section.max_rows is not None:
         encoded = drawn(encoded, section.max_rows, section.seed)
     if len(encoded) < (1 if job.documents is not None else section.batch_size):
@@ -108,7 +111,7 @@ def read_rows(job: Job, ranks: Ranks = ALONE) -> Rows:
     train = _documents.in_blocks(section, [*encoded, *mixed.encoded], base)
     if len(train) < section.batch_size:
         raise _too_few(len(train), section, len(refused))
-    return Rows(train, [example for _, example in checks], [*refused, *mixed.refused], mixed.figures)
+    return Rows(train, [example for _, example in checks], [*refused, *mixed.refused], mixed.figures, unchecked)
 
 
 def _too_few(count: int, section: TrainSection, refused: int) -> InputError:
@@ -138,7 +141,8 @@ def make_ready(job: Job, ranks: Ranks = ALONE, rows: Rows | None = None) -> Read
         examples, tests = (objective.prepare(group, start) if group else group for group in (examples, tests))
         reference = start.figures
     loss, rollout = loss_with(section, Student(model, chat, precision, device), plan.seed)
-    return Ready(model, chat, examples, tests, [name for name, _ in rows.train], rows.refused, plan, loss, usual, device, rows.replay, reference, rollout)
+    names = [name for name, _ in rows.train]
+    return Ready(model, chat, examples, tests, names, rows.refused, plan, loss, usual, device, rows.replay, reference, rollout, rows.unchecked)
 
 
 def usual_rate(objective: Any, adapter: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -90,7 +91,7 @@ def tune(job: Job, listener: Listener, ranks: Ranks = ALONE, rows: Rows | None =
         listener.begin(position.step, plan.steps)
 
     _tell_reference(ready, listener, warned)
-    for text in (*warnings(plan, ready.usual_rate), *warnings_of(ready.model), *_advised(section, ready)):
+    for text in (*_left_out(ready), *warnings(plan, ready.usual_rate), *warnings_of(ready.model), *_advised(section, ready)):
         warned(text)
     if reason := layout_of(ready.model).reason:
         warned(f"rows are padded, and prefixes that they share are computed for each: {reason}")
@@ -200,6 +201,16 @@ def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
     checks = [{"step": line["step"], **line["validation_metrics"]} for line in lines if line["validation_loss"] is not None]
     found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines], checks)
     return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
+
+
+def _left_out(ready: Ready) -> list[str]:
+    """Rows that the objective refused, by the first reason of each code: no row goes unsaid (MISSION R-2)."""
+    said = []
+    for rows, of in ((ready.refused, "training"), (ready.unchecked, "validation")):
+        why = {one["code"]: one["why"] for one in reversed(rows)}
+        codes = ", ".join(f"{count} {code} ({why[code]})" for code, count in Counter(one["code"] for one in rows).most_common())
+        said += [f"{len(rows)} {of} rows are left out: {codes}"] if rows else []
+    return said
 
 
 def _advised(section: TrainSection, ready: Ready) -> list[str]:
