@@ -86,9 +86,8 @@ def main() -> int:
         return refused.exit_code
     made = {name: stage.folder for name, stage in outcome.stages.items()}
     assert made["compress"] is not None
-    assert made["evaluate"] is not None
     report = read_json(made["compress"] / "compress_report.json")
-    [tuned] = read_reports(made["evaluate"]).values()
+    tuned = EvalReport.model_validate(read_json(made["compress"] / "reference.json"))
     place = folder if asked.quick else DOCS
     drops = _drops(report, tuned, read_reports(made["compress"]), made["prepare"])
     (place / "compression.md").write_text(page(report, tuned, drops, recipe, place), encoding="utf-8")
@@ -104,10 +103,10 @@ def page(report: dict[str, Any], tuned: EvalReport, drops: list[list[str]], reci
     said = [
         "# One tuned model, every format",
         "Made by `python examples/compression/run.py` on real rows: customer-review triage, SmolLM2-135M with LoRA merged in, "
-        f"{recipe.train[0].max_rows} training rows, {data.split.gold_max} gold rows at most, the same for every file. Before compression: accuracy {tuned.metrics[METRIC]}, "
-        f"macro-F1 {tuned.metrics['label.macro_f1']}. Intervals are 95 %; quality retained is the ratio of macro-F1 to that of the tuned model, resampled in pairs over "
-        "gold rows. KL, agreement and perplexity are of the file's weights, in fp32, on validation rows. Loading, speed and memory are one run each; of codes, loading includes "
-        "unpacking them. ONNX int4 is rounded as GPTQ does.",
+        f"{recipe.train[0].max_rows} training rows, {data.split.gold_max} gold rows at most, the same for every file. Before compression, in fp32: accuracy "
+        f"{tuned.metrics[METRIC]}, macro-F1 {tuned.metrics['label.macro_f1']}. Intervals are 95 %; quality retained is the ratio of macro-F1 to that of the tuned model, "
+        "resampled in pairs over gold rows. KL, agreement and perplexity are of the file's weights, in fp32, on validation rows. Loading, speed and memory are one run each; of "
+        "codes, loading includes unpacking them. ONNX int4 is rounded as GPTQ does.",
         f"**{report['sentence']}**",
         *(_markdown(block, place) for block in blocks(report["files"])),
         f"**Where the figures flatter.** {origin[0].upper()}{origin[1:]}: a 4-bit format finds weights that already lie near a 4-bit grid, so it loses less here than "

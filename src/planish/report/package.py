@@ -16,6 +16,10 @@ def package_lines(found: Findings) -> list[str]:
     if not package:
         return ["package: none was made"]
     said = [package["sentence"]] if "sentence" in package else []  # a report of before has none
+    if tuned := package.get("reference"):
+        said.append(
+            f"held against the tuned model in fp32, as files are computed: {tuned['name']} {tuned['value']:.3f} [{tuned['low']:.3f}, {tuned['high']:.3f}]"
+        )
     for variant in package.get("variants", ()):
         said += variant_lines(variant)
     for entry in package["files"]:

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from planish import shelf
 from planish.data import dataset
 from planish.engines import llamacpp, onnx, transformers
 from planish.model import calibration_text, gguf_plain, nf4, packed_checkpoint
-from planish.model.asker import Asker
+from planish.model.asker import Answer, Asker
 from planish.model.calibration_pass import Calibration
 from planish.model.chat import Chat
 from planish.model.closeness import closeness
 from planish.model.load import load
 from planish.model.onnx_session import GRAPH
+from planish.progress import Advance
 from planish.recipe_keys import Use
 from planish.scores import EvalReport, Metric
 from planish.stages._context import Context, read_json
@@ -85,12 +86,11 @@ class FileScoring:
         packed = path.is_dir() and not graph
         engine: Any = onnx.start(path) if graph else transformers.start(self._plain(path), precision="fp32") if packed else llamacpp.start(path)
         loaded = time.perf_counter() - began
-        scorers = readable(self.context.recipe.evaluate.scorers)
         context = int(engine.model.config.max_position_embeddings) if packed else engine.context
         began = time.perf_counter()
         try:
             with self.context.progress.bar(f"gold set, {path.name}", len(self.gold.samples)) as advance:
-                answers = Asker(engine, self.chat, context, advance, told=self.context.recipe.evaluate.decoding).answer(self.gold.samples, self.gold.task)
+                answers = self._asked(engine, context, advance)
             seconds = time.perf_counter() - began
             memory = None if packed else engine.memory()
         finally:
@@ -99,7 +99,25 @@ class FileScoring:
         coded = packed and self._plain(path) != path
         name = "transformers, with the weights that the codes stand for" if coded else "transformers" if packed else "onnxruntime" if graph else "llama.cpp"
         ran = Runtime(name, loaded, written / seconds if written else None, memory)
-        return judge(system, answers, self.gold, scorers, seconds, told=self.context.recipe.evaluate.decoding).report, ran
+        return self._judged(system, answers, seconds), ran
+
+    def reference(self, evaluated: EvalReport, precision: Literal["fp32", "bf16"]) -> EvalReport:
+        """The tuned model's answers in fp32, as its files are computed: `evaluated` where that was its format, else it is asked once more.
+
+        Rounded to bf16 it answers some rows otherwise, and an exact copy of its weights would seem to have lost them."""
+        if precision == "fp32":
+            return evaluated
+        engine, began = transformers.TransformersEngine(self._source, self.chat, "fp32"), time.perf_counter()
+        with self.context.progress.bar("gold set, tuned in fp32", len(self.gold.samples)) as advance:
+            answers = self._asked(engine, int(engine.model.config.max_position_embeddings), advance)
+        return self._judged(evaluated.system, answers, time.perf_counter() - began)
+
+    def _asked(self, engine: Any, context: int, advance: Advance) -> list[Answer]:
+        return Asker(engine, self.chat, context, advance, told=self.context.recipe.evaluate.decoding).answer(self.gold.samples, self.gold.task)
+
+    def _judged(self, system: str, answers: list[Answer], seconds: float) -> EvalReport:
+        evaluate = self.context.recipe.evaluate
+        return judge(system, answers, self.gold, readable(evaluate.scorers), seconds, told=evaluate.decoding).report
 
     def closeness(self, path: Path) -> dict[str, Metric]:
         """The file's weights against the original's, both computed by transformers in fp32 (an ONNX folder by onnxruntime), on validation rows; nothing without any, or where

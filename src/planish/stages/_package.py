@@ -40,8 +40,8 @@ class Packed:
         return bool(self.entry["passed"])
 
 
-def packed(use: Use, scoring: FileScoring, text: Calibration, teacher: EvalReport, folder: Path, inside: str = "") -> Packed:
-    """One file of `scoring.weights`, in the folder `inside` of the package. `teacher` is the tuned model's report on the same gold."""
+def packed(use: Use, scoring: FileScoring, text: Calibration, reference: EvalReport, folder: Path, inside: str = "") -> Packed:
+    """One file of `scoring.weights`, in the folder `inside` of the package. `reference` is the tuned model's report on the same gold, in fp32."""
     context, weights = scoring.context, scoring.weights
     made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder / inside, weights.adapter, text, context.progress)
     made = made.model_copy(update={"file": f"{inside}/{made.file}" if inside else made.file})
@@ -71,11 +71,11 @@ def packed(use: Use, scoring: FileScoring, text: Calibration, teacher: EvalRepor
     write_report(folder, report)
     figures |= {**ran.figures(), **scoring.closeness(path)}
     try:
-        figures["quality_retained"] = quality_retained(report, teacher, metric, groups=scoring.gold.groups)
+        figures["quality_retained"] = quality_retained(report, reference, metric, groups=scoring.gold.groups)
     except InputError as undefined:  # a rule on it fails as not measured
         context.progress.say(f"  {made.file}: {undefined.problems[0].why}")
     ran_as = {"seconds": report.seconds, "runtime": ran.name, "value": report.metrics[metric].model_dump(mode="json")}
-    facts = ReportFacts([report], [], [teacher], figures=figures, groups=scoring.gold.groups)
+    facts = ReportFacts([report], [], [reference], figures=figures, groups=scoring.gold.groups)
     entry = _entry(made, figures, told) | ran_as | _gated(scoring, made.file, facts)
     _papers.write(context, made, entry, folder)
     return Packed(entry, report)

@@ -23,7 +23,7 @@ from planish.stages._general import general_options
 from planish.stages._gold import Gold, read_gold
 from planish.stages._package import Packed, at_equal_size, packed, sentence
 from planish.stages._plain import Plain, plain, refusals
-from planish.stages._scoring import readable
+from planish.stages._scoring import primary, readable
 from planish.stages._variants import Variant, pruned, whole
 from planish.stages.evaluate import Tuned, candidate_name, score_gold
 from planish.store import Store
@@ -59,7 +59,7 @@ def _unreadable(recipe: Recipe) -> Problem:
 
 
 def run(context: Context, inputs: Inputs, folder: Path) -> None:
-    """The package: the files, the tokenizer, a report per file, `compress_report.json` with what each kept."""
+    """The package: the files, the tokenizer, a report per file, `reference.json` of the tuned model in fp32, `compress_report.json` with what each kept."""
     gold = read_gold(context.store, context.run_id, context.stage, inputs["prepare"])
     recipe = filled(context.recipe, gold.task.shape)
     context = replace(context, recipe=recipe)
@@ -72,11 +72,13 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     weights = plain(recipe, base, inputs["train"], inputs["prepare"], context.work)
     scoring = FileScoring(context, gold, Chat.load(folder / "tokenizer"), weights, inputs["prepare"])
     text = calibration(context, inputs["prepare"], weights, scoring.chat, recipe.compress.export)
-    files = [packed(use, scoring, text, teacher, folder) for use in recipe.compress.export]
+    reference = scoring.reference(teacher, format_for(gold.task.shape, recipe.train[-1].precision))
+    write_json(folder / "reference.json", reference.model_dump(mode="json"))
+    files = [packed(use, scoring, text, reference, folder) for use in recipe.compress.export]
     variants = list[dict[str, Any]]()
     cut: list[Packed] = []
     for variant in _variants(context, inputs, gold, weights, teacher, base):
-        made = _files_of(variant, scoring, teacher, folder)
+        made = _files_of(variant, scoring, reference, folder)
         variants.append({"name": variant.name, **variant.story})
         cut += made if variant.cut else []
         files += made
@@ -92,6 +94,7 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
             "sentence": said,
             "merge": recipe.compress.into,
             "apart": weights.apart,
+            "reference": reference.metrics[primary(readable(recipe.evaluate.scorers))].model_dump(mode="json"),
             "variants": variants,
             "equal_size": [one.model_dump(mode="json") for one in compared],
             "files": [one.entry for one in files],
@@ -130,10 +133,10 @@ def _variants(context: Context, inputs: Inputs, gold: Gold, weights: Plain, teac
     ]
 
 
-def _files_of(variant: Variant, scoring: FileScoring, teacher: EvalReport, folder: Path) -> list[Packed]:
+def _files_of(variant: Variant, scoring: FileScoring, reference: EvalReport, folder: Path) -> list[Packed]:
     """The files of a smaller or merged model, held against the tuned one."""
     context = replace(scoring.context, work=scoring.context.work / variant.name)
     chat, weights = Chat.load(variant.checkpoint), Plain(variant.checkpoint, None)
     own = replace(scoring, context=context, chat=chat, weights=weights, original=scoring.weights)
     text = calibration(context, scoring.prepared, weights, chat, variant.export)
-    return [packed(use, own, text, teacher, folder, variant.name) for use in variant.export]
+    return [packed(use, own, text, reference, folder, variant.name) for use in variant.export]
