@@ -24,7 +24,7 @@ from planish.data import dataset, gold
 from planish.data.capture_file import CAPTURE, ERRORS, CapturedRow, Said, about_of, mend, rows_of, write_line
 from planish.data.capture_packed import PACKED, Packed, pack
 from planish.data.tree import Sequence, build
-from planish.errors import InputError
+from planish.errors import InputError, RunFailed
 from planish.model.chat import Chat
 from planish.model.load import load
 from planish.model.policy import head_of, hidden_states
@@ -127,6 +127,8 @@ def test_another_capture_is_never_written_over(home: Path, tmp_path: Path) -> No
     before = (tmp_path / "c" / CAPTURE).read_bytes()
     with pytest.raises(InputError, match="made otherwise: k 50 is now 10"):
         taken(home, tmp_path / "c", k=10)
+    with pytest.raises(InputError, match="made otherwise: precision fp32 is now bf16"):
+        taken(home, tmp_path / "c", precision="bf16")
     assert (tmp_path / "c" / CAPTURE).read_bytes() == before
 
 
@@ -272,10 +274,17 @@ def test_a_compact_file_of_fewer_rows_is_refused(home: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("was", "now"), [('"lp":-', '"lp":'), ('"lp":-', '"lp":-Infinity,"x":'), ('"top":[{"id":', '"top":[{"id":-'), ('"top":[{"id":', '"top":[{"id":9e99,"x":')]
+    ("was", "now"),
+    [
+        ('"lp":-', '"lp":'),
+        ('"lp":-', '"lp":-Infinity,"x":'),
+        ('"top":[{"id":', '"top":[{"id":-'),
+        ('"top":[{"id":', '"top":[{"id":9e99,"x":'),
+        ('"lp":-', '"lp":-1e-9,"x":-'),
+    ],
 )
 def test_a_line_whose_numbers_are_none_is_named(home: Path, tmp_path: Path, was: str, now: str) -> None:
-    """Logarithms of chances are at most 0, and tokens are counted from 0: anything else would be trained on without a word."""
+    """Logarithms of chances are at most 0, chances sum to at most 1, and tokens are counted from 0: anything else would be trained on without a word."""
     taken(home, tmp_path / "c", rows=2)
     whole = (tmp_path / "c" / CAPTURE).read_text(encoding="utf-8")
     (tmp_path / "c" / CAPTURE).write_text(whole.replace(was, now, 1), encoding="utf-8")
@@ -396,6 +405,14 @@ def test_log_probabilities_of_another_shape_cost_their_row_alone(home: Path, tmp
     assert found.failed == len(failed) >= 1
     assert all("not in OpenAI's shape" in one["why"] for one in failed)
     assert found.rows > 0
+
+
+def test_an_endpoint_that_fails_every_row_has_failed(home: Path, tmp_path: Path, endpoint: Any) -> None:
+    """Nothing was wrong with what was asked: exit code 1, and the first reason."""
+    kind, url = endpoint
+    kind.words, kind.fails = ours(home), {"phone"}
+    with pytest.raises(RunFailed, match=r"every one of the \d+ rows failed, the first: .*400"):
+        asked(home, tmp_path / "c", url)
 
 
 def test_an_empty_answer_of_an_endpoint_is_no_lack_of_log_probabilities(home: Path, tmp_path: Path, endpoint: Any) -> None:

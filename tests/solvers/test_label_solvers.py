@@ -171,6 +171,19 @@ def test_b4_the_hidden_state_of_a_model_is_an_encoder_too(tiny):
     assert fitted.predict(texts[:3]) == ["good", "bad", "bad"]
 
 
+def test_of_a_document_only_what_is_read_is_tokenised(tiny, monkeypatch):
+    """Of 300,000 characters the first 65,536 are tokenised and the first 256 tokens read; what is behind them changes nothing, and the text counts as cut."""
+    start = "the phone is good " * 5000
+    vectors, cut = encoder.embed([start, start + "bad " * 60_000, "bad"], encoder=str(tiny))
+    assert cut.tolist() == [True, True, False]
+    assert vectors[1] == pytest.approx(vectors[0], abs=1e-6)
+    asked = []
+    tokenizer, model = encoder._encoder(tiny, encoder._stamps(tiny))
+    monkeypatch.setattr(encoder, "_encoder", lambda *_: (lambda texts, **more: asked.extend(map(len, texts)) or tokenizer(texts, **more), model))
+    encoder.embed(["a" * 300_000], encoder=str(tiny))
+    assert max(asked) == encoder.READ == 65_536
+
+
 def test_b4_one_class_is_refused():
     """B4 Bad: one class."""
     with pytest.raises(InputError, match="fewer than two classes"):

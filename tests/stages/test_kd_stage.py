@@ -215,6 +215,8 @@ def test_the_verbs_print_json_and_say_no_with_exit_3(home: Path, tmp_path: Path)
         str(home / "held"),
         "--mass",
         "1",
+        "--precision",
+        "fp32",
         "--workspace",
         str(home / "space"),
         "--json",

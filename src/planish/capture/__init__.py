@@ -16,7 +16,7 @@ from planish.data import dataset
 from planish.data.capture_file import CAPTURE, ERRORS, MANIFEST, About, CapturedRow, about_of, append, rows_of, write_line
 from planish.data.capture_packed import PACKED, pack
 from planish.data.dataset import Dataset
-from planish.errors import InputError, Problem
+from planish.errors import InputError, Problem, RunFailed
 from planish.model import bundled
 from planish.model.chat import Chat
 from planish.model.live_teacher import config_of
@@ -108,6 +108,7 @@ def capture(
         mass=how.mass,
         tail_samples=how.tail_samples,
         max_new_tokens=how.max_new_tokens if how.answers == "teacher" else 0,
+        precision=teacher.precision,
     )
     out.mkdir(parents=True, exist_ok=True)
     with held(out):
@@ -170,7 +171,7 @@ def _run(teacher: Any, rows: Seq[ChatRow], done: set[str], before: tuple[int, in
         write_atomic(out / ERRORS, ((json.dumps(one, ensure_ascii=False) + "\n").encode() for one in failed))
     _require_mapped(tokens, mapped)
     if failed and len(failed) == len(rows):
-        raise InputError(Problem(str(out), f"every one of the {len(rows)} rows failed, the first: {failed[0]['why']}", f"see {out / ERRORS}"))
+        raise RunFailed(Problem(str(out), f"every one of the {len(rows)} rows failed, the first: {failed[0]['why']}", f"see {out / ERRORS}"))
     return len(failed)
 
 

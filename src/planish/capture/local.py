@@ -49,6 +49,7 @@ class LocalTeacher:
         self.identity = bundled.identity(folder)
         self.temperatures, self.k = wanted.temperatures, wanted.k
         self.engine = transformers.start(folder, precision=how.precision, exact=False)
+        self.precision: str = self.engine.precision
 
     def budget(self, rows: Seq[ChatRow], how: How) -> str:
         """Tokens, time and bytes before anything is kept; the time from a pass over one row."""

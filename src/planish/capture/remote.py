@@ -50,6 +50,7 @@ class RemoteTeacher:
 
     temperatures = (1.0,)
     batched = False
+    precision = ""
 
     def __init__(self, caller: Caller, how: How, chat: Chat) -> None:
         self.how, self.k = how, min(how.k, TOP)

@@ -27,6 +27,9 @@ def capture(
     temperatures: Annotated[str, typer.Option(help="At which temperatures a student may learn from it, with commas between.")] = "1,2",
     tail_samples: Annotated[int, typer.Option(help="Draws to keep from what is left of a position, for kd with tail: sampled.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer that the teacher writes; one that is cut there is not trained on.")] = 256,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], typer.Option(help="The number format of a local teacher: bf16 where the machine has it; fp32 is exact, and slower.")
+    ] = "auto",
     parallel: Annotated[int, typer.Option(min=1, help="Calls to an endpoint at once.")] = 8,
     key_env: Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")] = "PLANISH_API_KEY",
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Allow an address of a private network.")] = False,
@@ -66,6 +69,7 @@ def capture(
         temperatures=at,
         tail_samples=tail_samples,
         max_new_tokens=max_new_tokens,
+        precision=precision,
         parallel=parallel,
         key_env=key_env,
         allow_private=allow_private,

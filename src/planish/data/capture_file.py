@@ -29,8 +29,13 @@ DIGITS = 7
 """Decimals of a logarithm in the file: half a unit of the last is far below what fp32 can tell."""
 
 
+ROUNDING = 0.01
+"""By how much the probabilities of a position may exceed 1: endpoints round them."""
+
+
 class About(Noun):
-    """What a capture is of. A folder holds rows of one such description only. `gold` is the gold set that its rows were kept apart from."""
+    """What a capture is of. A folder holds rows of one such description only. `gold` is the gold set that its rows were kept apart from; `precision` the number format of a teacher
+    of this machine: rounded otherwise it is another teacher."""
 
     teacher: str
     tokenizer: str
@@ -42,6 +47,7 @@ class About(Noun):
     mass: float
     tail_samples: int = 0
     max_new_tokens: int = 0
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ def read_line(line: str, about: About) -> CapturedRow:
     )
     if not ((said.log_probs <= 1e-6).all() and np.isfinite(said.log_probs).all() and np.isfinite(said.lse).all() and (said.ids >= 0).all()):
         raise ValueError("has a log-probability above 0 or that is no number, or a token below 0")
+    kept = np.bincount(np.repeat(np.arange(len(found)), said.counts), np.exp(said.log_probs), len(found))
+    if len(kept) and kept.max() > 1 + ROUNDING:
+        raise ValueError(f"has probabilities that sum to {kept.max():.3f} at its trained token {int(kept.argmax()) + 1}")
     told = given.get("told")
     if told is not None and (type(told) is not int or told < 0):
         raise ValueError("has a number of tokens that is none")

@@ -17,6 +17,8 @@ from planish.lazy import require
 
 MAX_TOKENS = 256
 """What the bundled encoder was trained on; longer texts are cut and counted."""
+READ = 1 << 16
+"""Characters of a text that are looked at: its first 256 tokens lie far within them, and a document of megabytes would be tokenised whole for these."""
 
 BATCH = 64
 
@@ -75,14 +77,15 @@ def embed(texts: Sequence[str], *, encoder: str = "minilm") -> tuple[NDArray[np.
     tokenizer, model = _encoder(folder, _stamps(folder))
     if not texts:
         return np.zeros((0, model.config.hidden_size)), np.zeros(0, bool)
-    ids = tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-    cut = np.array([len(row) > MAX_TOKENS for row in ids])
+    read = [text[:READ] for text in texts]
+    ids = tokenizer(read, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+    cut = np.array([len(row) > MAX_TOKENS or len(text) > READ for row, text in zip(ids, texts, strict=True)])
     by_length = sorted(range(len(texts)), key=lambda position: len(ids[position]))  # neighbours of one length: next to no padding
     vectors = np.zeros((len(texts), model.config.hidden_size))
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
             positions = by_length[start : start + BATCH]
-            batch = tokenizer([texts[position] for position in positions], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            batch = tokenizer([read[position] for position in positions], padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
             hidden = model(**batch).last_hidden_state  # (_B, _T, H)
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)

@@ -158,7 +158,8 @@ def _length(flight: Flight, chat: Chat, measured: Measured) -> Line:
     for place, (id, row) in enumerate(zip(measured.ids, measured.rows, strict=True)):
         if row.fault is None and row.length > limit and _unfit(flight, chat, place, limit):
             cut.append(id)
-    detail = f"{len(cut)} of {len(lengths)} answers would be cut at max_length {limit}; {told}"
+    happens = "rows would be left out" if flight.policy == "drop" else "answers would be cut"
+    detail = f"{len(cut)} of {len(lengths)} {happens} at max_length {limit}; {told}"
     if len(cut) > (DROPPED * len(lengths) if flight.policy == "drop" else 0):
         lost = sum(length > most for length in lengths)
         return Line("length", "red", detail, f"max_length {whole} cuts none; {most} with policy drop leaves out {lost}", tuple(cut))
