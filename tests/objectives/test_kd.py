@@ -188,6 +188,8 @@ def test_it_does_not_grow_with_length(tmp_path: Path) -> None:
     [
         ({"ce_weight": 0.0, "kd_weight": 0.0}, "both 0"),
         ({"temperature": 3.0}, "3 was not captured"),
+        ({"temperature": 0.0}, "temperature: is 0\n  fix: give a number above 0, such as 2"),
+        ({"temperature": math.nan}, "temperature: is nan"),
         ({"tail": "sampled"}, "no draws"),
         ({"tail": "sampled", "direction": "reverse"}, "forward divergence only"),
         ({"direction": "jsd", "mix": 1.0}, "mix"),

@@ -10,6 +10,7 @@ from tests.conftest import make_tiny
 
 from planish import pipeline
 from planish.data import dataset
+from planish.errors import InputError, Problem
 from planish.evidence.losses import Losses
 from planish.evidence.memorised import Gap
 from planish.evidence.slices import Slices
@@ -115,6 +116,12 @@ def test_e7_memorising_is_told_from_rows_of_both_splits(prepared: tuple[Path, Go
 
     _losses.write_memorised(gold, folder, half, "judge.wins", by_heart, tmp_path, Silent())
     assert "judge.wins" in read_json(tmp_path / "memorised.json")["not_measured"]
+
+    def unreadable(_: Gold) -> EvalReport:
+        raise InputError(Problem("evaluate.scorers", "none of them can read what lora says: it tells no log-probabilities", "add a scorer"))
+
+    _losses.write_memorised(gold, folder, half, "pair_accuracy.accuracy", unreadable, tmp_path, Silent())
+    assert read_json(tmp_path / "memorised.json") == {"not_measured": "pair_accuracy.accuracy: needs the base model's word on every row"}
 
 
 @pytest.mark.slow

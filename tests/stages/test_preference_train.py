@@ -94,6 +94,13 @@ def test_a_rate_that_moves_nothing_is_said(home: Path, tmp_path: Path) -> None:
     assert [text for text in heard.said if "stuck_at_ln2" in text]
 
 
+def test_a_run_that_is_over_is_not_told_to_look_again(home: Path, tmp_path: Path) -> None:
+    """Fewer than 20 steps show no state of preferences, and no more are coming."""
+    heard = Heard()
+    _tuning.tune(job(home, tmp_path, objective="dpo", learning_rate=1e-6, max_steps=5), heard)
+    assert not [text for text in heard.said if "too_early" in text or "stuck_at_ln2" in text]
+
+
 @pytest.mark.parametrize("objective", ["orpo", "simpo"])
 def test_the_others_run(objective: str, home: Path, tmp_path: Path) -> None:
     heard = Heard()

@@ -48,9 +48,9 @@ class Weighed:
                 found.append(Problem(f"{self.where}.{name}", f"is {value}", "give 0 or more"))
         if self.ce_weight == 0 and self.kd_weight == 0:
             found.append(Problem(self.where, "ce_weight and kd_weight are both 0: nothing would be learned", "give one of them more than 0"))
-        if about is None and not 0 < self.temperature < math.inf:
+        if not 0 < self.temperature < math.inf:
             found.append(Problem(f"{self.where}.temperature", f"is {self.temperature:g}", "give a number above 0, such as 2"))
-        if about is not None and self.temperature not in about.temperatures:
+        elif about is not None and self.temperature not in about.temperatures:
             known = ", ".join(f"{T:g}" for T in about.temperatures)
             fix = f"use one of {known}, or capture again with --temperatures {known.replace(' ', '')},{self.temperature:g}"
             why = f"{self.temperature:g} was not captured: what lies beside the kept tokens is not known there"

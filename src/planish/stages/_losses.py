@@ -27,6 +27,8 @@ TRAINED_ROWS = 200
 """Training rows that are asked again: a gap of 5 points shows beside 400 gold rows, and asking more would cost as much as the gold set."""
 SURE = 0.8
 UNKNOWN = "unknown"
+SCORERS = "evaluate.scorers"
+"""Where it is said that no scorer can read an answer."""
 
 
 def write_slices(gold: Gold, prepared: Path, report: EvalReport, folder: Path) -> None:
@@ -44,16 +46,28 @@ def write_memorised(
         sample = trained_sample(prepared, min(TRAINED_ROWS, len(gold.samples)))
         if not sample.samples:
             raise InputError(Problem("train", "no training row asks what the gold rows ask", "train on rows of the task"))
-        train = answer(sample)
-        if metric not in train.metrics:
-            raise InputError(Problem(metric, "needs the base model's word on every row", "add a scorer that reads the answer alone"))
-        found = gap(train, report, train_groups=sample.groups, gold_groups=gold.groups)
+        found = gap(_scored(sample, metric, answer), report, train_groups=sample.groups, gold_groups=gold.groups)
     except InputError as refused:
-        write_json(folder / "memorised.json", {"not_measured": str(refused)})
+        [first, *_] = refused.problems
+        write_json(folder / "memorised.json", {"not_measured": f"{first.where}: {first.why}"})
         return
     write_json(folder / "memorised.json", found.model_dump(mode="json"))
     if found.verdict == "memorised":
         progress.say(f"  memorised: {found.sentence}")
+
+
+def _scored(sample: Gold, metric: str, answer: Callable[[Gold], EvalReport]) -> EvalReport:
+    """Training rows by the metric. Raises InputError where it is one against the base model, who was not asked them, alone or beside others."""
+    needs = Problem(metric, "needs the base model's word on every row", "add a scorer that reads the answer alone")
+    try:
+        train = answer(sample)
+    except InputError as refused:
+        if [problem.where for problem in refused.problems] != [SCORERS]:
+            raise
+        raise InputError(needs) from refused
+    if metric not in train.metrics:
+        raise InputError(needs)
+    return train
 
 
 def write_losses(gold: Gold, prepared: Path, report: EvalReport, baselines: Sequence[EvalReport], metric: str, folder: Path) -> None:

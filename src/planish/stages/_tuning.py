@@ -200,7 +200,7 @@ def _diagnosed(section: TrainSection, figures: Path) -> list[str]:
     lines = [json.loads(line) for line in figures.read_text(encoding="utf-8").splitlines()]
     checks = [{"step": line["step"], **line["validation_metrics"]} for line in lines if line["validation_loss"] is not None]
     found = objective.diagnose([{"loss": line["loss"], **line["metrics"]} for line in lines], checks)
-    return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix]
+    return [f"{state.state} since step {state.since_step}: {state.evidence}; {state.fix}" for state in found if state.fix and state.state != "too_early"]
 
 
 def _left_out(ready: Ready) -> list[str]:
