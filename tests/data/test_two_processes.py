@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.model.chat_families import chat
 from planish.data import parallel
 from planish.data.parallel import may_fork
 
+APART = "PLANISH_TEST_APART"
 WORDS = [f"{a}{b}{c}" for a in "bdgkmprstv" for b in "aeiou" for c in ("n", "l", "st", "rk", "sh")]
 
 RUN = """
@@ -85,12 +87,25 @@ def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     assert one["rows"] > 300
 
 
+def ran_apart(request: pytest.FixtureRequest) -> bool:
+    """Whether the test has run, and passed, in a process of its own: here another one left a thread that works, beside which nothing may be forked."""
+    if may_fork():
+        return False
+    assert APART not in os.environ, "a fresh process has a thread that works"
+    name = request.node.nodeid.partition("::")[2]
+    asked = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", f"{Path(__file__)}::{name}"]
+    done = subprocess.run(asked, cwd=request.config.rootpath, env={**os.environ, APART: "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+    return True
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
 @pytest.mark.parametrize(("daemon", "sleeps", "may"), [(True, True, True), (True, False, False), (False, True, False)])
-def test_only_threads_that_sleep_may_stay(daemon: bool, sleeps: bool, may: bool) -> None:
+def test_only_threads_that_sleep_may_stay(daemon: bool, sleeps: bool, may: bool, request: pytest.FixtureRequest) -> None:
     """Progress bars and telemetry leave threads behind that wait to be woken; one that works, or that is waited for, forbids a fork."""
-    if not may_fork():
-        pytest.skip("another test left a thread")
+    if ran_apart(request):
+        return
     done = threading.Event()
 
     def work() -> None:
@@ -106,19 +121,19 @@ def test_only_threads_that_sleep_may_stay(daemon: bool, sleeps: bool, may: bool)
 
 
 @pytest.mark.parametrize("size", [10, 5000])
-def test_what_is_too_large_for_a_slot_comes_too(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_for_a_slot_comes_too(size: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """And what is left in a slot is taken out before another process may write there."""
-    if not may_fork():
-        pytest.skip("another test left a thread")
+    if ran_apart(request):
+        return
     monkeypatch.setattr(parallel, "SLOT", 2048)
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     made = list(parallel.map_chunks(lambda part: [bytes([number]) * size for number in part], range(100), chunk=3))
     assert [text for part in made for text in part] == [bytes([number]) * size for number in range(100)]
 
 
-def test_an_error_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not may_fork():
-        pytest.skip("another test left a thread")
+def test_an_error_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if ran_apart(request):
+        return
     monkeypatch.setattr(parallel, "cores", lambda: 2)
     with pytest.raises(ZeroDivisionError):
         list(parallel.map_chunks(lambda part: [1 // (number - 50) for number in part], range(100), chunk=3))
