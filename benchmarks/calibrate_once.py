@@ -3,6 +3,8 @@
 Run: python benchmarks/calibrate_once.py. SmolLM2-135M with its real weights in fp32, training rows of the reviews joined to sequences of 256 tokens. A pass of its own collects
 no more than its user reads: column squares for importance matrix and Wanda, the whole Gram for GPTQ and AWQ, the Grams of what heads and channels give for pruning. Solving,
 rounding and AWQ's search are left out on both sides: with the Gram none of them forwards a token. (Peers' AWQ forwards each layer's text again for each of 20 exponents.)
+
+Then rows of the reviews as they are, which begin alike: the pass on prefix trees, with whole matrices and with diagonals alone, against the same pass row by row.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
+from typing import Literal
 
 import claims
 import measure
@@ -20,13 +23,13 @@ from claims import Finding
 from torch import Tensor, nn
 
 from planish.model import gram_pass
-from planish.model.backbone import backbone
+from planish.model.backbone import backbone, base_of
 from planish.model.bundled import locate
 from planish.model.gram import Grams
-from planish.model.layout import use_plain
+from planish.model.layout import Layout, use_plain
 from planish.model.load import load
 
-LENGTH, SEQUENCES = 256, 3
+LENGTH, SEQUENCES, ROWS = 256, 3, 60
 BAR = 3.0
 READ_BY_UNITS = ("self_attn.o_proj", "mlp.down_proj")
 
@@ -69,6 +72,38 @@ def apart(model: nn.Module, sequences: Seq[Seq[int]], once: Grams) -> dict[str, 
     return {"diagonal": diagonal, "gram": whole}
 
 
+def alike(report: claims.Report, model: nn.Module, sequences: Seq[Seq[int]], pairs: int) -> None:
+    """Rows of one task: what they share is computed once."""
+    case = f"{len(sequences)} review rows"
+
+    def collect(kind: Literal["tree", "rows"], matrices: bool = True) -> Grams:
+        base_of(model).planish_layout = Layout(kind)
+        return gram_pass.collect(model, sequences, matrices=matrices)
+
+    sides: dict[str, Callable[[], object]] = {
+        "tree": lambda: collect("tree"),
+        "tree, diagonals": lambda: collect("tree", False),
+        "row by row": lambda: collect("rows"),
+    }
+    one, less, other = collect("tree"), collect("tree", False), collect("rows")
+    report.same(
+        case,
+        gram=max(distance(found.matrix, other.matrices[name].matrix) for name, found in one.matrices.items()),
+        diagonal=max(distance(found.diagonal, other.matrices[name].diagonal) for name, found in less.matrices.items()),
+    )
+    tokens = {"tree": gram_pass.tree_tokens(sequences), "row by row": sum(map(len, sequences))}
+    for side, run in sides.items():
+        report.counted(case, side, tokens=tokens.get(side, tokens["tree"]), GFLOP=measure.flops(run))
+    report.found(Finding(case, "row by row", "tokens forwarded", 1.0, measure.once(tokens["row by row"] / tokens["tree"])))
+    taken = measure.interleaved(sides, pairs, "cpu")
+    report.seconds[case] = taken
+    work = report.work[case]
+    for side in ("tree", "tree, diagonals"):
+        limit = work["row by row"]["GFLOP"] / work[side]["GFLOP"]
+        ratio = measure.ratio(taken["row by row"], taken[side])
+        report.found(Finding(f"{case}, {side}", "row by row, with matrices", "time", 1.0, ratio, limit, "FLOPs of the two sides"))
+
+
 def distance(one: Tensor, other: Tensor) -> float:
     """Relative to the length of the second."""
     return float(torch.linalg.vector_norm(one - other) / torch.linalg.vector_norm(other))
@@ -107,6 +142,9 @@ def main() -> int:
         report.seconds["SmolLM2-135M"] = taken
         limit = work["each"]["GFLOP"] / work["once"]["GFLOP"]
         report.found(Finding("SmolLM2-135M", "a pass for each user", "time", BAR, measure.ratio(taken["each"], taken["once"]), limit, "FLOPs of the two sides"))
+        made = rows.reviews(folder, 12 if options.quick else ROWS)
+        if made:
+            alike(report, model, [sequence.ids for example in made for sequence in example.sequences], measure.QUICK_PAIRS if options.quick else measure.PAIRS)
     return claims.finish(report, foreign, options)
 
 

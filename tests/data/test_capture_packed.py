@@ -152,7 +152,7 @@ def test_tables_learned_from_some_of_the_rows_hold_for_all(tmp_path: Path, monke
 
     rows = captured(tmp_path / "c", rows=40)
     about = About.model_validate_json((tmp_path / "c" / MANIFEST).read_bytes())
-    wide = Said(np.array([25]), np.arange(9000, 9025), np.linspace(-0.1, -30, 25), np.array([[0.0, 1.0]]), np.zeros((1, 0), np.int64), np.zeros((1, 0)))
+    wide = Said(np.array([25]), np.arange(9000, 9025), np.linspace(-0.5, -30, 25), np.array([[0.0, 1.0]]), np.zeros((1, 0), np.int64), np.zeros((1, 0)))
     append(tmp_path / "c" / CAPTURE, [write_line(CapturedRow("wide", (1,), (77,), (True,), wide, "given"), about)])
     monkeypatch.setattr(capture_blocks, "SAMPLE", 2 * K)
     pack(tmp_path / "c", k=25)
