@@ -2,7 +2,7 @@
 
 One pass serves the importance matrix of K-quants (its diagonal), GPTQ (2 G is its Hessian), AWQ (||dW X||^2 = tr(dW G dW^T), at the price of the width and not of the text), Wanda
 (||x|| is the root of the diagonal) and the scores of structured pruning. Layers that read the very same input, as query, key and value do, share one matrix. Where only diagonals
-are wanted only they are kept: the matrices of a model of eight billion parameters are 26 GB.
+are wanted only they are kept: the matrices of a llama of 8 billion parameters (H = 4096, 14336 channels, 32 layers) are 33 GB.
 """
 
 from __future__ import annotations

@@ -108,12 +108,13 @@ def collect(
 
 
 def _passes(model: nn.Module, texts: Seq[tuple[int, ...]], layers: dict[nn.Module, str], matrices: bool, advance: Callable[[int], object]) -> _Sums:
-    if shares_prefixes(model):
-        try:
-            return _watched(_on_trees, model, texts, _Sums(layers, matrices=matrices), advance)
-        except _Routed:  # known by the first tree, before anything was counted
-            pass
-    return _watched(_alone, model, texts, _Sums(layers, matrices=matrices), advance)
+    """On trees, or text by text where that gives other sums: the same figures, at the price of every token of every text."""
+    if not shares_prefixes(model):
+        return _watched(_alone, model, texts, _Sums(layers, matrices=matrices), advance)
+    try:
+        return _watched(_on_trees, model, texts, _Sums(layers, matrices=matrices), advance)
+    except _Routed:  # the first tree shows it, and its sums are let go of
+        return _watched(_alone, model, texts, _Sums(layers, matrices=matrices), advance)
 
 
 def _watched(run: Callable[..., None], model: nn.Module, texts: Seq[tuple[int, ...]], sums: _Sums, advance: Callable[[int], object]) -> _Sums:
