@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import sqlite3
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from planish.errors import InputError, RunFailed
 from planish.events import EventType
-from planish.store import Store
+from planish.store import Store, objects
 from planish.store.objects import MANIFEST, write_atomic, write_folder
 
 
@@ -87,6 +88,50 @@ def test_what_a_kill_left_aside_is_swept_and_never_read(store: Store) -> None:
     assert store.made("k") is None
     assert store.objects.sweep() == 1
     assert not list(store.objects.root.rglob(MANIFEST))
+
+
+def test_a_kill_before_the_lock_leaves_nothing_that_stays(tmp_path: Path) -> None:
+    """kill -9 after a folder was made aside and before its lock is on it: the next write of the same folder sweeps it."""
+    code = (
+        "import fcntl, os, sys; from pathlib import Path; from planish.store import objects\n"
+        "fcntl.flock = lambda *_: os.kill(os.getpid(), 9)\n"
+        "objects.write_folder(Path(sys.argv[1]), lambda folder: None)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "folder")]).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    write_folder(tmp_path / "folder", fill)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("called", ["open", "flock"])
+def test_a_folder_swept_before_its_lock_is_on_it_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str) -> None:
+    """Another process writes the same folder and sweeps between the three calls that make one and lock it: both folders come out whole."""
+    final, module = tmp_path / "folder", os if called == "open" else fcntl
+    real = getattr(module, called)
+
+    def late(*given: object) -> object:
+        monkeypatch.setattr(module, called, real)
+        objects._sweep(final)
+        assert list(tmp_path.iterdir()) == []
+        return real(*given)
+
+    monkeypatch.setattr(module, called, late)
+    write_folder(final, fill)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert (final / "sub" / "b.txt").read_text() == "two"
+
+
+def test_a_disk_too_full_for_a_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC at mkdir already, of the folder itself or of the one above it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    for write in (lambda: write_folder(tmp_path / "new" / "folder", fill), lambda: write_atomic(tmp_path / "new" / "file", b"x")):
+        with pytest.raises(RunFailed, match=f"{tmp_path}.*no space") as failed:
+            write()
+        assert failed.value.reason_code == "disk_full"
 
 
 def test_one_process_holds_the_workspace(store: Store) -> None:

@@ -37,9 +37,9 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
     Raises RunFailed on a full disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as stream:
             stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
@@ -47,7 +47,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
         aside.replace(path)
         _sync_folder(path.parent)
     except OSError as failed:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise disk_error(failed, path) from failed
 
 
@@ -56,16 +57,9 @@ def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = T
 
     An existing `final` is replaced; without `replace` raises InputError where there is one by then, as another process may have made it.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
-    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
-    begun = partial.with_suffix(".begun")  # a name that nobody sweeps, until the lock is on it
-    begun.mkdir()
-    lock = os.open(begun, os.O_RDONLY)
+    partial, lock = _locked_folder(final)
     try:
-        with suppress(OSError):  # a file system without locks: then nothing is swept there either
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        begun.rename(partial)
         fill(partial)
         _sync_tree(partial)
         if replace and final.exists():
@@ -82,6 +76,25 @@ def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = T
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)
     return final
+
+
+def _locked_folder(final: Path) -> tuple[Path, int]:
+    """A new folder beside `final`, with the lock that keeps others from sweeping it. One that was swept before the lock was on it is made anew."""
+    while True:
+        partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
+        try:
+            partial.mkdir(parents=True)
+        except OSError as failed:
+            raise disk_error(failed, final) from failed
+        try:
+            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # a file system without locks: then nothing is swept there either
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for nobody but a sweeper that is removing it
+        if partial.exists():
+            return partial, lock
+        os.close(lock)
 
 
 def _sweep(final: Path) -> None:
