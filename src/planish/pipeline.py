@@ -76,7 +76,8 @@ def run(
     progress = progress or Silent()
     store = Store(workspace)
     with store.held():
-        _preflight(recipe, store, until)
+        if problems := refusals(recipe, store, until):
+            raise InputError(*problems)
         swept = store.objects.sweep()
         for orphan in [row["id"] for row in store.runs() if row["status"] == "running"]:  # we hold the workspace, so whoever ran it is gone
             progress.say(f"{orphan} was interrupted: the stages that it finished are kept; half-written artifacts removed: {swept}")
@@ -95,7 +96,7 @@ def run(
     return outcome
 
 
-def _preflight(recipe: Recipe, store: Store, until: str) -> None:
+def refusals(recipe: Recipe, store: Store, until: str = STAGES[-1]) -> tuple[Problem, ...]:
     """Everything that can be known to be wrong before anything runs: missing rows, a model without a tokenizer, a port in use. All of it at once."""
     problems: list[Problem] = []
     for stage in STAGES[: STAGES.index(until) + 1]:
@@ -108,8 +109,7 @@ def _preflight(recipe: Recipe, store: Store, until: str) -> None:
             problems += _refusals(module.options, recipe)
             if hasattr(module, "preflight"):
                 problems += _refusals(module.preflight, recipe, store)
-    if problems:
-        raise InputError(*dict.fromkeys(problems))
+    return tuple(dict.fromkeys(problems))
 
 
 def _preflight_rows(recipe: Recipe, prepared: Path, until: str) -> None:

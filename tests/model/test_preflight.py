@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.model.chat_families import CALLED, CHATML, FAMILIES, GEMMA, LLAMA3, TOOL, chat, row, turns
+from typer.testing import CliRunner
 
+from planish.cli import app
 from planish.data.table import Table
+from planish.errors import InputError
 from planish.model import preflight_files
 from planish.model.dialogues import Dialogues
 from planish.model.preflight import Flight, Line, preflight, text
@@ -187,6 +190,15 @@ def test_k4_worked_example(tmp_path: Path) -> None:
     assert flown(model, rows, max_length=proposed) == {}
 
 
+def test_the_share_is_of_the_rows_that_are_not_left_out(tmp_path: Path) -> None:
+    """49 answers of one token and its end, and one of 300, which policy drop leaves out: 98 trained tokens."""
+    rows = [row(turns(("user", f"what is {n}?"), ("assistant", "x")), id=f"s{n}") for n in range(49)]
+    rows.append(row(turns(("user", "what is it?"), ("assistant", "sunny " * 300)), id="long"))
+    lines = preflight(Flight(Dialogues(Table.of(rows), ()), make_model(tmp_path), workspace=tmp_path, max_length=64, policy="drop"))
+    (line,) = [line for line in lines if line.check == "share"]
+    assert line.detail.startswith("98 of ")
+
+
 def test_the_tiny_model_is_clean(tiny: Path) -> None:
     assert flown(tiny, GOOD) == {}
 
@@ -220,5 +232,30 @@ def test_the_verb_on_a_file_and_on_a_recipe(tmp_path: Path, tiny: Path) -> None:
     )
     bad = subprocess.run([*command, str(recipe)], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
-    assert [line.split()[1] for line in bad.stdout.splitlines() if line.startswith("red")] == ["length", "targets"]
+    assert [line.split()[1] for line in bad.stdout.splitlines() if line.startswith("red")] == ["length", "targets", "recipe"]
     assert "q_proj" in bad.stdout
+
+
+def test_the_verb_says_of_a_recipe_all_that_a_run_would_refuse(tmp_path: Path, tiny: Path) -> None:
+    """A rank above the narrowest layer, weights that learn nothing and a capture that is not there, in one go; a run that would begin is said, and no workspace is made."""
+    shutil.copytree(tiny, tmp_path / "model")
+    rows = [{"prompt": f"is it {n}?", "completion": f"it is {n}"} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    said = {}
+    for name, entry in {
+        "good": "{objective: sft, adapter: {lora: {r: 2}}, max_steps: 1}",
+        "bad": "{objective: {kd: {capture: none, ce_weight: 0, kd_weight: 0}}, adapter: {lora: {r: 3000}}, max_steps: 1}",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(f"recipe: 1\nmodel: model\ndata: {{path: rows.jsonl}}\ntrain: [{entry}]\n", encoding="utf-8")
+        result = CliRunner().invoke(app, ["preflight", str(tmp_path / f"{name}.yaml"), "--workspace", str(tmp_path / "work"), "--json"])
+        said[name] = [line["detail"] for line in json.loads(result.stdout) if line["check"] == "recipe"]
+        assert result.exit_code == (0 if name == "good" else 2)
+    assert said["good"] == ["a run of it would begin"]
+    for part in ("holds no teacher capture", "ce_weight and kd_weight are both 0", "train[0].adapter.lora.r: rank 3000 is larger"):
+        assert any(part in line for line in said["bad"]), (part, said["bad"])
+    assert not (tmp_path / "work").exists()
+    (tmp_path / "rows.jsonl").unlink()
+    gone = CliRunner().invoke(app, ["preflight", str(tmp_path / "bad.yaml")])
+    assert isinstance(gone.exception, InputError)
+    assert "rows.jsonl: there is no such file" in str(gone.exception)
+    assert "rank 3000" in str(gone.exception)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from planish import gold_page
 from planish.check import check_rows, text
-from planish.cli import app, preflight_memory
+from planish.cli import app, preflight_recipe
 from planish.errors import InputError
 from planish.model import dialogues
 from planish.plan import machine
@@ -188,6 +188,6 @@ def test_k4_memory_is_held_against_the_machine(tmp_path: Path, memory: str, allo
     _rows(tmp_path / "rows.jsonl", 60)
     entry = f"{{objective: sft, adapter: full, max_steps: 2, batch_size: 8, on_out_of_memory: {allowed}}}"
     (tmp_path / "recipe.yaml").write_text(f"recipe: 1\nmodel: model\ndata: {{path: rows.jsonl}}\ntrain: [{entry}]\n", encoding="utf-8")
-    (line,) = preflight_memory.lines(Recipe.load(tmp_path / "recipe.yaml"), machine(None, memory))
+    (line,) = preflight_recipe.memory(Recipe.load(tmp_path / "recipe.yaml"), machine(None, memory))
     assert (line.check, line.status) == ("memory", status), line
     assert said in line.detail + line.fix

@@ -39,7 +39,8 @@ def check(
         from planish.recipe import Recipe
 
         loaded = Recipe.load(path)
-        typer.echo(json.dumps({"ok": True, "fingerprint": loaded.fingerprint}) if as_json else f"{path}: right ({loaded.fingerprint[:12]})")
+        told = f"{path}: its keys are right ({loaded.fingerprint[:12]}); planish preflight {path} looks at its rows, its models and this machine"
+        typer.echo(json.dumps({"ok": True, "fingerprint": loaded.fingerprint}) if as_json else told)
         return
     from planish import check as checking
     from planish.progress import Terminal
@@ -200,13 +201,13 @@ def preflight(
     workspace: Workspace = HERE,
     as_json: Json = False,
 ) -> None:
-    """Look at rows, template, mask and model files before any model is loaded: one line a check, exit 2 where one is red.
+    """Look at rows, template, mask and model files before any model is loaded: one line a check, exit 2 where one is red. Of a recipe, all that a run would refuse.
 
     Example: planish preflight rows.jsonl --model smollm2-135m-instruct --max-length 1024
     """
     from typing import get_args
 
-    from planish.cli import preflight_memory
+    from planish.cli import preflight_recipe
     from planish.errors import InputError, Problem, did_you_mean
     from planish.model import bundled, dialogues
     from planish.model import preflight as flying
@@ -219,21 +220,28 @@ def preflight(
     name = model or (recipe.model if recipe else None)
     if name is None:
         raise InputError(Problem("--model", "rows alone say nothing of tokens", "name the model that is to be trained"))
+    recipe = recipe and recipe.model_copy(update={"model": name})
     entry = recipe.train[0] if recipe and recipe.train else None
-    lines = flying.preflight(
-        flying.Flight(
-            dialogues.of_recipe(recipe) if recipe else dialogues.read(path, _task(task)),
-            bundled.locate(name, path.parent if recipe else Path.cwd()),
-            template=_text_of(template) if template else None,
-            turns="last" if last else "all",
-            max_length=max_length or (entry.max_length if entry else None),
-            policy=policy,  # type: ignore[arg-type]
-            targets=tuple(flying.targets(entry)) if entry else (),
-            workspace=workspace.absolute(),
-            full=entry is not None and entry.adapter.name == "full",
+    refused = preflight_recipe.refusals(recipe, workspace) if recipe else ()
+    try:
+        lines = flying.preflight(
+            flying.Flight(
+                dialogues.of_recipe(recipe) if recipe else dialogues.read(path, _task(task)),
+                bundled.locate(name, path.parent if recipe else Path.cwd()),
+                template=_text_of(template) if template else None,
+                turns="last" if last else "all",
+                max_length=max_length or (entry.max_length if entry else None),
+                policy=policy,  # type: ignore[arg-type]
+                targets=tuple(flying.targets(entry)) if entry else (),
+                workspace=workspace.absolute(),
+                full=entry is not None and entry.adapter.name == "full",
+            )
         )
-    )
-    lines += preflight_memory.lines(recipe) if recipe else []
+    except InputError:
+        if refused:  # rows or a model that are not there: a run says so too, with all else
+            raise InputError(*refused) from None
+        raise
+    lines += preflight_recipe.lines(recipe, refused) if recipe else []
     typer.echo(json.dumps([line._asdict() for line in lines], indent=1) if as_json else flying.text(lines))
     sys.exit(2 if any(line.status == "red" for line in lines) else 0)
 

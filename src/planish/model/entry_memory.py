@@ -26,10 +26,15 @@ def sized(section: TrainSection, folder: Path, labels: list[str] | None = None) 
     """Counted on the model without its weights. Raises InputError for a technique or an architecture of which too little is known, and as the adapter does."""
     memory_activations.check_technique(section.adapter.name)
     shape, model = memory_shape.read(folder)
+    return Sized(shape, memory_shape.trained(model, section.adapter.name, adapter_options(section, labels)))
+
+
+def adapter_options(section: TrainSection, labels: list[str] | None) -> dict[str, Any]:
+    """The entry's adapter options; a head of classes has the task's labels, or two where they are not known yet."""
     options: dict[str, Any] = dict(section.adapter.options)
     if section.adapter.name == "head" and options.get("kind", "classification") == "classification" and not options.get("labels"):
         options["labels"] = labels or ["a", "b"]
-    return Sized(shape, memory_shape.trained(model, section.adapter.name, options))
+    return options
 
 
 def setup_of(section: TrainSection, own: memory_shape.Trained | None, micro: tuple[int, int, int], device: Literal["cpu", "cuda"], *, ranks: int = 1) -> Setup:

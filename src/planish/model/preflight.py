@@ -52,8 +52,8 @@ def preflight(flight: Flight) -> list[Line]:
     lines.append(_parity(flight, chat, measured))
     lines.append(_end(chat, measured))
     lines.append(_begin(flight, chat, measured))
-    lines.append(_length(flight, chat, measured))
-    lines.append(_share(measured))
+    length = _length(flight, chat, measured)
+    lines += [length, _share(measured, frozenset(length.rows if flight.policy == "drop" else ()))]
     lines.append(_special(measured))
     return [*lines, *files(flight.model, chat, flight.targets, flight.workspace, full=flight.full)]
 
@@ -185,14 +185,16 @@ def _stated(flight: Flight, chat: Chat) -> int | None:
     return min((int(limit) for limit in stated if limit is not None and limit < 10**9), default=None)
 
 
-def _share(measured: Measured) -> Line:
+def _share(measured: Measured, dropped: frozenset[str]) -> Line:
     rows, why = _faulty(measured, RejectCode.NO_SCORED_TOKENS)
     if rows:
         return Line("share", "red", f"{len(rows)} rows: {why}", "give each row an answer, or take it out", rows)
     everything = tuple(id for id, row in zip(measured.ids, measured.rows, strict=True) if row.length and row.scored >= row.length - 1)
     if everything:
         return Line("share", "red", f"{len(everything)} rows would be trained whole, question and all", "give the question as a turn of its own", everything)
-    return Line("share", "ok", f"{measured.scored} of {int(measured.lengths.sum())} tokens are trained ({measured.share:.1%})")
+    kept = [row for id, row in zip(measured.ids, measured.rows, strict=True) if id not in dropped]
+    scored, tokens = sum(row.scored for row in kept), sum(row.length for row in kept)
+    return Line("share", "ok", f"{scored} of {tokens} tokens are trained ({scored / max(tokens, 1):.1%})")
 
 
 def _special(measured: Measured) -> Line:

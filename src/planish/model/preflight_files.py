@@ -72,7 +72,7 @@ def _targets(targets: Sequence[str | list[str]], found: Mapping[str, tuple[int, 
             if not hits:
                 return Line("targets", "red", f"no weight of the model is called {name}, so its adapter would do nothing", did_you_mean(name, leaves))
             matched += hits
-    return Line("targets", "ok", f"{matched} weights get an adapter" if targets else "no adapter names a weight")
+    return Line("targets", "ok", f"{matched} weights get an adapter" if targets else "no entry names targets: an adapter takes its own")
 
 
 def _hits(name: str, linear: list[str], *, pattern: bool) -> int:

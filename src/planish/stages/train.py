@@ -26,7 +26,7 @@ from planish.progress import Progress
 from planish.recipe import Recipe
 from planish.recipe_keys import Use
 from planish.recipe_train import TrainSection
-from planish.stages import _beside, _documents, _files, _known_rows, _replay, _stage_report
+from planish.stages import _adapter_refusals, _beside, _documents, _files, _known_rows, _replay, _stage_report
 from planish.stages._context import Context, Inputs, read_json, write_json
 from planish.stages._live import Live
 from planish.stages._ready import Job, make_ready
@@ -59,7 +59,8 @@ def preflight(recipe: Recipe, store: Store) -> None:
             found += refused.problems
         problems += [Problem(problem.where.replace("train", where, 1), problem.why, problem.fix) for problem in found]
         problems += _beside.refusals_of_entry(recipe, index, _base(recipe))
-        problems += _unfit(recipe, index) + _replay.refusals(section, where) + _documents.refusals(section, where) + _documents.strange(recipe, section, where)
+        problems += _unfit(recipe, index) + _adapter_refusals.refusals(recipe, index, _base(recipe))
+        problems += _replay.refusals(section, where) + _documents.refusals(section, where) + _documents.strange(recipe, section, where)
     problems += new_tokens.refusals(_base(recipe), [section.adapter.name for section in recipe.train])
     if problems:
         raise InputError(*problems)
