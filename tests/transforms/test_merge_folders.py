@@ -155,6 +155,21 @@ def test_w6_adapters_are_merged_as_deltas(family: Path, tmp_path: Path, monkeypa
     assert base.keys() == merged.keys()
 
 
+def test_mergekit_adapters_without_a_base_model_are_averaged_on_their_own(family: Path, tmp_path: Path) -> None:
+    """`linear` of base+x and base+y, weights 1 and 3: base + (B1 A1 + 3 B2 A2) / 4 alpha/r, alpha/r = 4/2."""
+    adapter(family / "x", family / "base", 1)
+    adapter(family / "y", family / "base", 2)
+    models = [{"model": "base+x", "parameters": {"weight": 1}}, {"model": "base+y", "parameters": {"weight": 3}}]
+    (family / "merge.yaml").write_text(json.dumps({"merge_method": "linear", "models": models}), encoding="utf-8")
+    read, _ = load(family / "merge.yaml")
+    merge_models(read, tmp_path / "out", relative_to=family)
+    merged, base, low = weights(tmp_path / "out"), weights(family / "base"), [weights(family / one) for one in ("x", "y")]
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    first, second = (one[f"{stem}.lora_B.weight"] @ one[f"{stem}.lora_A.weight"] for one in low)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.allclose(merged[name], base[name] + 2 * (first + 3 * second) / 4, atol=1e-6)
+
+
 def test_an_adapter_of_another_base_is_refused(family: Path, tmp_path: Path) -> None:
     adapter(family / "x", family / "a", 1)
     with pytest.raises(InputError, match="was trained on the base sha256:"):

@@ -101,16 +101,34 @@ def test_mergekit_adapter_on_its_base_is_read() -> None:
     assert [source.path for source in spec.models] == ["x"]
 
 
+def test_mergekit_adapters_of_a_method_without_a_base_are_opened_on_their_model() -> None:
+    """`linear` names no base_model, and slerp's is one of its two: either way both adapters are on the same model, which is the base that they are opened on."""
+    models = [{"model": "m+x", "parameters": {"weight": 0.25}}, {"model": "m+y", "parameters": {"weight": 0.75}}, {"model": "m", "parameters": {"weight": 1}}]
+    spec, _ = read({"merge_method": "linear", "models": models})
+    assert (spec.base, [(source.path, source.weight) for source in spec.models]) == ("m", [("x", 0.25), ("y", 0.75), ("m", 1)])
+    spec, _ = read({"merge_method": "slerp", "base_model": "m+y", "models": [{"model": "m+x"}, {"model": "m+y"}], "parameters": {"t": 0.2}})
+    assert (spec.base, [source.path for source in spec.models]) == ("m", ["y", "x"])
+    spec, _ = read({"merge_method": "slerp", "base_model": "m", "models": [{"model": "m+x"}, {"model": "m"}], "parameters": {"t": 0.2}})
+    assert (spec.base, [source.path for source in spec.models]) == ("m", ["m", "x"])
+
+
+@pytest.mark.parametrize("source", ["base", "union", "model:a"])
+def test_mergekit_tokenizers_are_the_parents_own_wherever_they_come_from(source: str) -> None:
+    """Parents of several vocabularies are refused when they are opened, so a union is the one that they have."""
+    spec, left = read({"merge_method": "ties", "base_model": "base", "models": TWO, "tokenizer_source": source})
+    assert (spec, [one.key for one in left]) == (read({"merge_method": "ties", "base_model": "base", "models": TWO})[0], ["tokenizer_source"])
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
         ({"merge_method": "karcher"}, "is not merged here"),
         ({"merge_metod": "ties"}, 'did you mean "merge_method"'),
-        ({"tokenizer_source": "union"}, "new vocabulary"),
         ({"chat_template": "auto"}, "not translated"),
         ({"parameters": {"wieght": 1}}, 'did you mean "weight"'),
         ({"merge_method": "dare_ties", "parameters": {"rescale": False}}, "without scaling up"),
         ({"models": [{"model": "other+x"}]}, "which is not base_model"),
+        ({"merge_method": "linear", "models": [{"model": "m+x"}, {"model": "n+y"}]}, "the adapter y is on n, and another one on m"),
         ({"models": [{"model": "a", "layers": [0, 1]}]}, 'unknown key "layers"'),
         ({"models": "a"}, "models: is 'a' and no list"),
         ({"models": ["a", "b"]}, r"models\[0\]: is 'a' and no mapping"),

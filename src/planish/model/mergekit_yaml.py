@@ -40,18 +40,17 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
     if base is not None and not isinstance(base, str):
         problems.append(Problem(f"{where}.base_model", f"is {base!r:.40} and no path", "base_model: FOLDER"))
         base = None
-    if given.get("tokenizer_source") == "union":
-        problems.append(Problem(f"{where}.tokenizer_source", "union makes a new vocabulary", "merge models of one tokenizer"))
-    elif given.get("tokenizer_source") is not None:
+    if given.get("tokenizer_source") is not None:  # a union of equal vocabularies is each of them; other vocabularies are refused when the parents are opened
         left.append(Untranslated("tokenizer_source", "all parents must have one tokenizer, so there is nothing to choose"))
     everywhere = _parameters(given.get("parameters"), f"{where}.parameters", method, problems, left)
-    spec: dict[str, Any] = {"method": method, "base": base if METHODS.get(method) in WITH_BASE else None}
+    trunk = base if METHODS.get(method) in WITH_BASE else _trunk(given)
+    spec: dict[str, Any] = {"method": method, "base": trunk}
     spec |= {key: everywhere[key] for key in OF_ALL if key in everywhere}
     if given.get("dtype") is not None or given.get("out_dtype") is not None:
         spec["dtype"] = given.get("out_dtype") or given.get("dtype")
         left.append(Untranslated("dtype", ARITHMETIC))
     if given.get("models") is not None:
-        spec["models"] = _sources(given["models"], f"{where}.models", method, base, everywhere, problems, left)
+        spec["models"] = _sources(given["models"], f"{where}.models", method, base, trunk, everywhere, problems, left)
     if given.get("slices") is not None:
         spec["slices"] = []
         for number, one in enumerate(_mappings(given["slices"], f"{where}.slices", problems)):
@@ -61,7 +60,7 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
                 for key in one
                 if key not in ("sources", "parameters")
             ]
-            sources = _sources(one.get("sources") or [], f"{where}.slices[{number}].sources", method, base, everywhere | own, problems, left)
+            sources = _sources(one.get("sources") or [], f"{where}.slices[{number}].sources", method, base, trunk, everywhere | own, problems, left)
             spec["slices"].append({"sources": sources} | ({"t": own["t"]} if "t" in own else {}))
             problems += [
                 Problem(f"{where}.slices[{number}].{key}", "may not differ by slice here", "set it once for all")
@@ -103,9 +102,17 @@ def _mappings(given: Any, where: str, problems: list[Problem]) -> list[dict[str,
     return [one if isinstance(one, dict) else {} for one in given]
 
 
+def _trunk(given: dict[str, Any]) -> str | None:
+    """The model that the first adapter, written MODEL+ADAPTER, is on: of a method without a base it is the one that all adapters are opened on."""
+    slices = [one.get("sources") for one in given.get("slices") or [] if isinstance(one, dict)] if isinstance(given.get("slices"), list) else []
+    listed = [one for some in (given.get("models"), *slices) if isinstance(some, list) for one in some if isinstance(one, dict)]
+    return next((model.partition("+")[0] for one in listed if isinstance(model := one.get("model"), str) and "+" in model), None)
+
+
 def _sources(
-    given: Any, where: str, method: str, base: str | None, everywhere: dict[str, Any], problems: list[Problem], left: list[Untranslated]
+    given: Any, where: str, method: str, base: str | None, trunk: str | None, everywhere: dict[str, Any], problems: list[Problem], left: list[Untranslated]
 ) -> list[dict[str, Any]]:
+    base = base and (base.partition("+")[2] or base)  # of slerp it may be one of two adapters
     found = []
     keys = ("model", "layer_range", "parameters")
     for number, one in enumerate(_mappings(given, where, problems)):
@@ -115,8 +122,9 @@ def _sources(
             problems.append(Problem(f"{where}[{number}].model", "is missing or no path", "model: FOLDER, or BASE+ADAPTER"))
             continue
         path, _, adapter = one["model"].partition("+")
-        if adapter and path != base:
-            problems.append(Problem(f"{where}[{number}].model", f"the adapter {adapter} is on {path}, which is not base_model", "tune and merge on one base"))
+        if adapter and path != trunk:
+            why = f"the adapter {adapter} is on {path}, " + ("which is not base_model" if METHODS.get(method) in WITH_BASE else f"and another one on {trunk}")
+            problems.append(Problem(f"{where}[{number}].model", why, "put it into its model first: planish adapter merge"))
         source: dict[str, Any] = {"path": adapter or path} | {key: own[key] for key in OF_SOURCE if key in own}
         if METHODS.get(method) in ("ties", "dare"):
             source.setdefault("density", 1.0)  # mergekit's default, which is not ours
