@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path: Path, monk
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("planish.data.output.os.fsync", full)
+    monkeypatch.setattr("planish.store.objects.os.fsync", full)
     with pytest.raises(RunFailed, match=r"b\.csv: no space is left on this disk"):
         convert(source, "label", tmp_path / "b.csv")
     assert list(tmp_path.iterdir()) == [source]

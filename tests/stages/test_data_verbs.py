@@ -117,7 +117,8 @@ def _in_the_middle(process: subprocess.Popen[Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_ended_convert_leaves_nothing_half_written(tmp_path: Path, ending: signal.Signals) -> None:
-    """200,000 rows take some seconds. Ctrl-C: exit code 130 and not a file more than before; killed: no file under the name that was asked for."""
+    """200,000 rows take some seconds. Ctrl-C: exit code 130 and not a file more than before; killed: no file under the name that was asked for, and the next
+    convert to it leaves none beside it."""
     _rows(tmp_path / "rows.jsonl", 200_000)
     command = [*PLANISH, "convert", "rows.jsonl", "--to", "alpaca", "--out", "made.jsonl"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -129,6 +130,9 @@ def test_an_ended_convert_leaves_nothing_half_written(tmp_path: Path, ending: si
     if ending == signal.SIGINT:
         assert process.returncode == 130
         assert os.listdir(tmp_path) == ["rows.jsonl"]
+    _rows(tmp_path / "rows.jsonl", 10)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert sorted(os.listdir(tmp_path)) == ["made.jsonl", "rows.jsonl"]
 
 
 @pytest.mark.slow

@@ -121,6 +121,26 @@ def test_a_folder_swept_before_its_lock_is_on_it_is_made_anew(tmp_path: Path, mo
     assert (final / "sub" / "b.txt").read_text() == "two"
 
 
+@pytest.mark.parametrize("stem", ["made.jsonl", "made"])
+def test_a_large_file_that_a_kill_left_half_written_is_swept_by_the_next_try_alone(tmp_path: Path, stem: str) -> None:
+    """kill -9 in the middle of a file: the next try at it removes the rest; that of a process that still writes, and other names, stay."""
+    code = (
+        "import os, sys; from pathlib import Path; from planish.store import objects\n"
+        "with objects.written_aside(Path(sys.argv[1])) as aside:\n    aside.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / stem)]).returncode == -9
+    other = tmp_path / f".{stem}.gguf.partial"
+    other.touch()
+    with objects.written_aside(tmp_path / stem) as first:
+        assert sorted(tmp_path.iterdir()) == sorted([first, other])
+        with objects.written_aside(tmp_path / stem) as second:
+            second.write_text("two")
+        assert first.exists()
+        first.write_text("one")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([other.name, stem])
+    assert (tmp_path / stem).read_text() == "one"
+
+
 def test_a_disk_too_full_for_a_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC at mkdir already, of the folder itself or of the one above it."""
 

@@ -10,7 +10,6 @@ import csv
 import gzip
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import IO, Any, cast
 
 from planish.errors import InputError, Problem, did_you_mean
 from planish.lazy import require
-from planish.store.objects import disk_error
+from planish.store.objects import written_aside
 
 Value = dict[str, Any]
 Values = Callable[[], Iterator[Value]]
@@ -58,27 +57,16 @@ def _as_json(key: str, item: Any) -> bool:
 
 def write(path: Path, values: Values) -> None:
     """Write the records, which `values` gives anew each time it is called. Raises InputError when a Parquet column holds several types."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with written_aside(path) as aside:
         if _kind(path) == PARQUET:
             _parquet(aside, values, path)
-        else:
-            with aside.open("wb") as raw:
-                if path.name.lower().endswith(".gz"):
-                    with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:  # no name and no time: the same rows give the same bytes
-                        _text(path, cast("IO[bytes]", packed), values)
-                else:
-                    _text(path, raw, values)
-                raw.flush()
-                os.fsync(raw.fileno())
-        aside.replace(path)
-    except OSError as failed:
-        if (said := disk_error(failed, path)) is failed:
-            raise
-        raise said from failed
-    finally:
-        aside.unlink(missing_ok=True)
+            return
+        with aside.open("wb") as raw:
+            if path.name.lower().endswith(".gz"):
+                with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:  # no name and no time: the same rows give the same bytes
+                    _text(path, cast("IO[bytes]", packed), values)
+            else:
+                _text(path, raw, values)
 
 
 def _kind(path: Path) -> str:

@@ -15,8 +15,8 @@ import re
 import resource
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,36 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
 
     Raises RunFailed on a full disk.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    with _aside(path) as partial, partial.open("wb") as stream:
+        stream.writelines([data] if isinstance(data, bytes) else data)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to for as long as it takes, else as `write_atomic`. What a kill left of an earlier try at `path` is removed first.
+
+    Raises RunFailed on a full disk.
+    """
+    _sweep(path)
+    with _aside(path) as partial:
+        yield partial
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    partial, lock = _locked(path, Path.touch)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as stream:
-            stream.writelines([data] if isinstance(data, bytes) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
+        yield partial
+        os.fsync(lock)
+        partial.replace(path)
         _sync_folder(path.parent)
     except OSError as failed:
-        with suppress(OSError):
-            aside.unlink()
-        raise disk_error(failed, path) from failed
+        if (said := disk_error(failed, path)) is failed:
+            raise
+        raise said from failed
+    finally:
+        partial.unlink(missing_ok=True)
+        os.close(lock)
 
 
 def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = True) -> Path:
@@ -58,7 +75,7 @@ def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = T
     An existing `final` is replaced; without `replace` raises InputError where there is one by then, as another process may have made it.
     """
     _sweep(final)
-    partial, lock = _locked_folder(final)
+    partial, lock = _locked(final, Path.mkdir)
     try:
         fill(partial)
         _sync_tree(partial)
@@ -78,16 +95,19 @@ def write_folder(final: Path, fill: Callable[[Path], None], *, replace: bool = T
     return final
 
 
-def _locked_folder(final: Path) -> tuple[Path, int]:
-    """A new folder beside `final`, with the lock that keeps others from sweeping it. One that was swept before the lock was on it is made anew."""
+def _locked(final: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """A new file or folder beside `final`, with the lock that keeps others from sweeping it. One that was swept before the lock was on it is made anew."""
     while True:
         partial = final.with_name(f".{final.name}.{uuid.uuid4().hex}.partial")
         try:
-            partial.mkdir(parents=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            make(partial)
         except OSError as failed:
-            raise disk_error(failed, final) from failed
+            if (said := disk_error(failed, final)) is failed:
+                raise
+            raise said from failed
         try:
-            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+            lock = os.open(partial, os.O_RDONLY)
         except FileNotFoundError:
             continue
         with suppress(OSError):  # a file system without locks: then nothing is swept there either
@@ -98,15 +118,18 @@ def _locked_folder(final: Path) -> tuple[Path, int]:
 
 
 def _sweep(final: Path) -> None:
-    """Remove the half-written folders of `final` that nobody writes any more: a lock goes with its process, however that ends."""
-    for stale in final.parent.glob(f".{glob.escape(final.name)}.*.partial"):
+    """Remove what is half-written of `final` and nobody writes any more: a lock goes with its process, however that ends."""
+    for stale in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 32}.partial"):
         try:
-            handle = os.open(stale, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:  # a file that is written aside, or gone by now
+            handle = os.open(stale, os.O_RDONLY)
+        except OSError:  # gone by now
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale, ignore_errors=True)
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
         except OSError:  # somebody is writing it
             continue
         finally:
