@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import closing
 from pathlib import Path
 
 import gguf
@@ -12,6 +12,7 @@ import torch
 from planish.errors import InputError, Problem, RunFailed
 from planish.model.llama_weights import LlamaWeights
 from planish.model.lora_folder import LoraFolder
+from planish.store.objects import written_aside
 
 
 def adapter_beside(model: Path) -> Path:
@@ -29,9 +30,7 @@ def write_adapter(path: Path, checkpoint: Path, adapter: Path) -> int:
     pairs = {module: lora.pair(module) for module in (name.removesuffix(".weight") for name in lora.weights)}
     alphas = {module: lora.scaling(module) * len(low) for module, (low, _) in pairs.items()}
     same = len({round(alpha, 9) for alpha in alphas.values()}) == 1 and all(alphas.values())
-    aside = path.with_name(f".{path.name}.partial")
-    writer = gguf.GGUFWriter(aside, weights.family.architecture)
-    try:
+    with written_aside(path) as aside, closing(gguf.GGUFWriter(aside, weights.family.architecture)) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_name(adapter.resolve().name)
@@ -47,14 +46,6 @@ def write_adapter(path: Path, checkpoint: Path, adapter: Path) -> int:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        writer.close()
-        aside.unlink(missing_ok=True)
-        raise
     return len(pairs)
 
 

@@ -7,8 +7,6 @@ and predicts after loading exactly what scikit-learn predicted before."""
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +25,7 @@ from planish.model.asker import Asker
 from planish.model.char_ngrams import CharNgrams
 from planish.model.encoder import embed, encoder_hash
 from planish.rows import LabelRow, Sample
+from planish.store.objects import write_folder
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C; embeddings have length 1, so useful values lie above the customary 1
 NGRAMS = "char_ngrams"
@@ -88,18 +87,17 @@ class Fitted:
         Raises InputError where it exists already."""
         if folder.exists():
             raise InputError(Problem(str(folder), "exists already", "name a new folder: nothing is overwritten"))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.parent / f".{folder.name}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
         tensors = {"coef": np.ascontiguousarray(self.coef), "intercept": np.ascontiguousarray(self.intercept)}
         if self.ngrams is not None:
             tensors |= {"idf": self.ngrams.idf, "components": np.ascontiguousarray(self.ngrams.components)}
-        require("safetensors.numpy", extra="train").save_file(tensors, aside / "head.safetensors")
         about = {"format": 1, "classes": self.classes, "encoder": self.encoder, "encoder_sha256": self.encoder_sha256}
         about |= {"c": self.c, "truncated": self.truncated}
-        (aside / "classifier.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, folder)
+
+        def fill(aside: Path) -> None:
+            require("safetensors.numpy", extra="train").save_file(tensors, aside / "head.safetensors")
+            (aside / "classifier.json").write_text(json.dumps(about, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+        write_folder(folder, fill, replace=False)
 
 
 def load(folder: Path) -> Fitted:
