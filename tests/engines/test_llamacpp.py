@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,13 +191,14 @@ def test_a_broken_file_is_an_error_with_the_log(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_ends_the_request(file: Path) -> None:
-    doomed = start(file, context=1200, threads=1)
-    os.setpriority(os.PRIO_PROCESS, doomed._worker.process.pid, 19)  # on a busy machine it would be done before this process runs again
-    stream = doomed.stream(PROMPTS[0], Decoding(max_new_tokens=1100))
-    next(stream)
-    os.kill(doomed._worker.process.pid, signal.SIGKILL)
+    doomed = start(file, context=256, threads=1)
+    pid = doomed._worker.process.pid
+    os.kill(pid, signal.SIGSTOP)  # or on a busy machine it would be done before it is killed
+    killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    killer.start()
     with pytest.raises(RunFailed, match="died while it answered") as failed:
-        list(stream)
+        list(doomed.stream(PROMPTS[0], Decoding(max_new_tokens=100)))
+    killer.join()
     assert failed.value.reason_code == "engine_died"
     with pytest.raises(RunFailed):
         doomed.generate([PROMPTS[0]], Decoding(max_new_tokens=2))
