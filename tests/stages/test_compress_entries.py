@@ -107,6 +107,9 @@ def test_z9_z10_a_pruned_entry_is_scored_recovered_and_held_against_quantisation
     assert [step["removal"]["layers"] for step in variant["steps"]] == [0, 1]
     assert variant["steps"][0]["before"] > variant["steps"][0]["after"] == variant["steps"][1]["before"] > variant["steps"][1]["after"]
     assert {"parent", "pruned", "recovered", "damage", "regained"} <= variant["recovery"].keys()
+    said = "taken out: 1 layers by gradient, 64 channels of every layer by gradient. Then trained again."
+    assert said in (folder / "pruned-1" / "model-F16.gguf.README.md").read_text(encoding="utf-8")
+    assert "taken out" not in (folder / "model-Q8_0.gguf.README.md").read_text(encoding="utf-8")
     [equal] = report["equal_size"]
     assert (equal["file"], equal["rival"]) == ("pruned-1/model-F16.gguf", "model-Q8_0.gguf")
     assert equal["sentence"] in report["sentence"]

@@ -86,7 +86,7 @@ def preflight(home: Path, compress_: str, **more: str) -> None:
             "{export: [gguf], prune: [{layers: 1, recover: {objective: {kd: {capture: nowhere}}, adapter: full}}]}",
             r"compress.prune\[0\].recover.objective.kd.capture: .*nowhere holds no teacher capture",
         ),
-        ("{export: [gptq], prune: [{channels: 3}]}", r"compress.prune\[0\]: gptq: group: no group of 128 columns or fewer divides the widths \[64, 189\]"),
+        ("{export: [gptq], prune: [{channels: 3}]}", r"compress.prune\[0\]: gptq: group: no group of 128, 64 or 32 columns divides the widths \[64, 189\]"),
         ("{export: [gguf], prune: [{channels: 3, export: [onnx]}]}", "32 does not divide rows of"),
         ("{export: [{rtn: {group: 7}}]}", r"compress.export\[0\]: rtn: group: no group of 7 columns"),
         ("{export: [{awq: {bits: 3, layout: awq}}]}", "holds 4 bits, not 3"),

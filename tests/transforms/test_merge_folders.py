@@ -170,6 +170,38 @@ def test_mergekit_adapters_without_a_base_model_are_averaged_on_their_own(family
     assert torch.allclose(merged[name], base[name] + 2 * (first + 3 * second) / 4, atol=1e-6)
 
 
+def test_a_stack_of_adapters_puts_each_difference_on_its_own_layer(family: Path, tmp_path: Path) -> None:
+    """Layer 1 of base+x below layer 0 of it: what goes under an adapter's difference is the base's layer that it was trained on, not the one of the result's number."""
+    adapter(family / "x", family / "base", 1)
+    slices = [{"sources": [{"path": "x", "layers": [layer, layer + 1]}]} for layer in (1, 0)]
+    merge_models(read_spec({"method": "passthrough", "base": "base", "slices": slices}), tmp_path / "out", relative_to=family)
+    merged, base, low = weights(tmp_path / "out"), weights(family / "base"), weights(family / "x")
+    for made, layer in enumerate((1, 0)):
+        module = "layers.{}.self_attn.q_proj"
+        stem = f"base_model.model.model.{module.format(layer)}"
+        right = base[f"model.{module.format(layer)}.weight"] + 2 * low[f"{stem}.lora_B.weight"] @ low[f"{stem}.lora_A.weight"]
+        assert torch.allclose(merged[f"model.{module.format(made)}.weight"], right, atol=1e-6)
+
+
+def test_a_stack_over_a_base_differs_from_the_base_layers_that_are_named(tiny: Path, tmp_path: Path) -> None:
+    """Base layers all 1 and 5, a's 2 and 9, half of the difference. Layer 0 twice: 1.5 and 1.5; then layer 1: 5 + 4/2 = 7; a's layer 1 over the base's layer 0: 1 + 8/2 = 5.
+
+    As mergekit 0.1.4 gives them, where the base stands among a slice's sources."""
+    for name, values in (("base", (1.0, 5.0)), ("a", (2.0, 9.0))):
+        tuned(tiny, tmp_path / name, 1, move=lambda where, tensor, values=values: torch.full_like(tensor, values["layers.1" in where]))  # type: ignore[misc]
+    pairs = [([0, 1], [0, 1]), ([0, 1], [0, 1]), ([1, 2], [1, 2]), ([0, 1], [1, 2])]
+    slices = [{"sources": [{"model": "base", "layer_range": below}, {"model": "a", "layer_range": own}]} for below, own in pairs]
+    given = {"merge_method": "task_arithmetic", "base_model": "base", "slices": slices, "parameters": {"weight": 0.5}}
+    (tmp_path / "merge.yaml").write_text(json.dumps(given), encoding="utf-8")
+    merge_models(load(tmp_path / "merge.yaml")[0], tmp_path / "out", relative_to=tmp_path)
+    found = _layer_weights(tmp_path / "out")
+    assert [found[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in range(4)] == pytest.approx([1.5, 1.5, 7.0, 5.0])
+    slices[0]["sources"][0]["layer_range"] = [2, 3]
+    (tmp_path / "merge.yaml").write_text(json.dumps(given), encoding="utf-8")
+    with pytest.raises(InputError, match="base has 2 layers, not 3"):
+        merge_models(load(tmp_path / "merge.yaml")[0], tmp_path / "past", relative_to=tmp_path)
+
+
 def test_an_adapter_of_another_base_is_refused(family: Path, tmp_path: Path) -> None:
     adapter(family / "x", family / "a", 1)
     with pytest.raises(InputError, match="was trained on the base sha256:"):

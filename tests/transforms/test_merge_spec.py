@@ -45,6 +45,11 @@ def test_the_first_filter_that_fits_wins() -> None:
         ({"method": "linear", "models": [{"path": "a"}], "seeed": 1}, 'did you mean "seed"'),
         ({"method": "linear", "models": [{"path": "a", "wieght": 1}]}, 'did you mean "weight"'),
         ({"method": "linear", "models": [{"path": "a"}], "dtype": "int8"}, "dtype"),
+        (
+            {"method": "ties", "base": "x", "slices": [{"sources": [{"path": "a", "layers": [0, 1]}, {"path": "b", "layers": [1, 2]}]}]},
+            "which layer of the base they differ from is not said",
+        ),
+        ({"method": "ties", "base": "x", "slices": [{"sources": [{"path": "a", "layers": [0, 1]}], "base_layers": [0, 2]}]}, "not as many as its sources'"),
         ([], "no mapping of keys"),
     ],
 )
@@ -112,6 +117,39 @@ def test_mergekit_adapters_of_a_method_without_a_base_are_opened_on_their_model(
     assert (spec.base, [source.path for source in spec.models]) == ("m", ["m", "x"])
 
 
+def test_mergekit_takes_the_setting_around_where_no_filter_fits() -> None:
+    """A source's filters, then its slice's number, then everyone's, then mergekit's default (density 1): first what is nearest."""
+    near = {"weight": [{"filter": "mlp", "value": 0.5}], "density": [{"filter": "mlp", "value": 0.25}]}
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [0, 2], "parameters": near}], "parameters": {"weight": [{"filter": "attn", "value": 2}]}},
+        {"sources": [{"model": "a", "layer_range": [0, 2], "parameters": near}]},
+    ]
+    spec, _ = read({"merge_method": "ties", "base_model": "base", "slices": slices, "parameters": {"weight": [3, 5]}})
+    first, second = (one.sources[0] for one in spec.slices)
+    assert first.weight is not None
+    assert second.weight is not None
+    assert first.density is not None
+    assert [value(first.weight, name, 1.0) for name in ("x.mlp", "x.attn", "x.norm")] == [0.5, 2.0, 5.0]
+    assert [value(second.weight, name, 0.0) for name in ("x.mlp", "x.attn", "x.norm")] == [0.5, 3.0, 3.0]
+    assert [value(first.density, name, 0.0) for name in ("x.mlp", "x.attn")] == [0.25, 1.0]
+
+
+def test_mergekit_counts_the_base_model_of_a_mean_among_its_models() -> None:
+    """mergekit adds it to the list, with the weight that holds for all; in the list already, it is there once."""
+    given = {"merge_method": "linear", "base_model": "base", "parameters": {"weight": 0.5}}
+    spec, _ = read(given | {"models": [{"model": "a"}, {"model": "b", "parameters": {"weight": 2}}]})
+    assert [(source.path, source.weight) for source in spec.models] == [("a", 0.5), ("b", 2.0), ("base", 0.5)]
+    spec, _ = read(given | {"models": [{"model": "base"}, {"model": "b"}]})
+    assert [source.path for source in spec.models] == ["base", "b"]
+
+
+@pytest.mark.parametrize("given", [{"tokenizer": {"source": "union"}}, {"chat_template": "auto"}])
+def test_mergekit_choices_among_the_parents_own_are_taken(given: dict[str, Any]) -> None:
+    """The newer spelling of tokenizer_source, and the template that most parents have: all have the same here."""
+    spec, left = read({"merge_method": "ties", "base_model": "base", "models": TWO} | given)
+    assert (spec, [one.key for one in left]) == (read({"merge_method": "ties", "base_model": "base", "models": TWO})[0], list(given))
+
+
 @pytest.mark.parametrize("source", ["base", "union", "model:a"])
 def test_mergekit_tokenizers_are_the_parents_own_wherever_they_come_from(source: str) -> None:
     """Parents of several vocabularies are refused when they are opened, so a union is the one that they have."""
@@ -124,7 +162,9 @@ def test_mergekit_tokenizers_are_the_parents_own_wherever_they_come_from(source:
     [
         ({"merge_method": "karcher"}, "is not merged here"),
         ({"merge_metod": "ties"}, 'did you mean "merge_method"'),
-        ({"chat_template": "auto"}, "not translated"),
+        ({"chat_template": "chatml"}, "chat_template: is not translated"),
+        ({"tokenizer": {"source": "union", "tokens": {"<x>": {"source": "a"}}}}, "tokenizer: is not translated"),
+        ({"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}]}, "base is one more model of this mean, and it has no weight"),
         ({"parameters": {"wieght": 1}}, 'did you mean "weight"'),
         ({"merge_method": "dare_ties", "parameters": {"rescale": False}}, "without scaling up"),
         ({"models": [{"model": "other+x"}]}, "which is not base_model"),

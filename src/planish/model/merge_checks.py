@@ -95,7 +95,7 @@ def _computes(config: dict[str, Any]) -> dict[str, Any]:
 def _shapes(planned: Sequence[Planned], base: Checkpoint | None, by_path: dict[str, Parent], stacked: bool) -> list[Problem]:
     problems: list[Problem] = []
     for one in planned:
-        reference = base.entries[one.name].shape if base is not None and one.name in base.entries else None
+        reference = base.entries[one.base_name].shape if base is not None and one.base_name in base.entries else None
         for path, name in zip(one.sources, one.names, strict=True):
             entry = by_path[path].entries.get(name)
             if entry is None:

@@ -11,6 +11,8 @@ TOP = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", 
 OF_SOURCE = ("weight", "density", "scale")
 OF_ALL = ("lambda", "t", "normalize")
 KNOWN = (*OF_SOURCE, *OF_ALL, "int8_mask", "rescale")
+DEFAULTS = {"density": 1.0, "scale": 1.0, "lambda": 1.0}
+"""What mergekit takes where nothing that is given holds for a tensor; other settings must hold for all."""
 ARITHMETIC = "we compute in fp32 and round once to the dtype written; mergekit computes in `dtype`"
 
 
@@ -34,15 +36,16 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
     if method not in METHODS or method in ("soup", "dare"):
         problems.append(Problem(f"{where}.merge_method", f'"{method}" is not merged here', did_you_mean(method, METHODS)))
     for key in ("modules", "tokenizer", "chat_template"):
-        if given.get(key) is not None:
+        if given.get(key) is not None and not _of_the_parents(key, given[key]):
             problems.append(Problem(f"{where}.{key}", "is not translated", "remove it: parents of one architecture, tokenizer and template are merged"))
     base = given.get("base_model")
     if base is not None and not isinstance(base, str):
         problems.append(Problem(f"{where}.base_model", f"is {base!r:.40} and no path", "base_model: FOLDER"))
         base = None
-    if given.get("tokenizer_source") is not None:  # a union of equal vocabularies is each of them; other vocabularies are refused when the parents are opened
-        left.append(Untranslated("tokenizer_source", "all parents must have one tokenizer, so there is nothing to choose"))
-    everywhere = _parameters(given.get("parameters"), f"{where}.parameters", method, problems, left)
+    for key in ("tokenizer_source", "tokenizer", "chat_template"):
+        if given.get(key) is not None:  # a union of equal vocabularies is each of them; other vocabularies are refused when the parents are opened
+            left.append(Untranslated(key, "all parents must have one tokenizer and template, so there is nothing to choose"))
+    everywhere = _within(_parameters(given.get("parameters"), f"{where}.parameters", method, problems, left), DEFAULTS)
     trunk = base if METHODS.get(method) in WITH_BASE else _trunk(given)
     spec: dict[str, Any] = {"method": method, "base": trunk}
     spec |= {key: everywhere[key] for key in OF_ALL if key in everywhere}
@@ -51,6 +54,7 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
         left.append(Untranslated("dtype", ARITHMETIC))
     if given.get("models") is not None:
         spec["models"] = _sources(given["models"], f"{where}.models", method, base, trunk, everywhere, problems, left)
+        _add_base(spec["models"], f"{where}.base_model", method, base, everywhere, problems)
     if given.get("slices") is not None:
         spec["slices"] = []
         for number, one in enumerate(_mappings(given["slices"], f"{where}.slices", problems)):
@@ -60,8 +64,9 @@ def read(given: dict[str, Any], where: str = "mergekit") -> tuple[MergeSpec, lis
                 for key in one
                 if key not in ("sources", "parameters")
             ]
+            own = _within(own, DEFAULTS | everywhere)
             sources = _sources(one.get("sources") or [], f"{where}.slices[{number}].sources", method, base, trunk, everywhere | own, problems, left)
-            spec["slices"].append({"sources": sources} | ({"t": own["t"]} if "t" in own else {}))
+            spec["slices"].append({"sources": sources} | ({"t": own["t"]} if "t" in own else {}) | _beneath(one.get("sources"), method, base))
             problems += [
                 Problem(f"{where}.slices[{number}].{key}", "may not differ by slice here", "set it once for all")
                 for key in own
@@ -102,6 +107,43 @@ def _mappings(given: Any, where: str, problems: list[Problem]) -> list[dict[str,
     return [one if isinstance(one, dict) else {} for one in given]
 
 
+def _of_the_parents(key: str, given: Any) -> bool:
+    """Whether a choice of tokenizer or template is one among the parents', which are all the same."""
+    return given == "auto" if key == "chat_template" else key == "tokenizer" and isinstance(given, dict) and set(given) == {"source"}
+
+
+def _within(own: dict[str, Any], outer: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a source or a slice, within those around it: for a tensor that no filter of a setting fits, mergekit takes the setting around it."""
+
+    def filtered(setting: Any) -> bool:
+        return isinstance(setting, list) and bool(setting) and all(isinstance(entry, dict) for entry in setting)
+
+    found = dict(own)
+    for key, setting in own.items():
+        if key in outer and filtered(setting):
+            found[key] = [*setting, *(outer[key] if filtered(outer[key]) else [{"value": outer[key]}])]
+    return found
+
+
+def _beneath(sources: Any, method: str, base: str | None) -> dict[str, Any]:
+    """The base's own layers in a slice, where it stands among the sources: it is none of the models there, and its layers are what they differ from."""
+    listed = [one for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    ranges = [one["layer_range"] for one in listed if one.get("model") == base and one.get("layer_range") is not None]
+    return {"base_layers": ranges[0]} if METHODS.get(method) in WITH_BASE and ranges else {}
+
+
+def _add_base(models: list[dict[str, Any]], where: str, method: str, base: str | None, everywhere: dict[str, Any], problems: list[Problem]) -> None:
+    """The base_model of a mean is one of its models for mergekit, listed or not, with the weight that holds for all."""
+    path = base and (base.partition("+")[2] or base)
+    if METHODS.get(method) != "soup" or path is None or path in [source["path"] for source in models]:
+        return
+    if "weight" not in everywhere:
+        problems.append(
+            Problem(where, f"for mergekit {base} is one more model of this mean, and it has no weight", "list it with a weight, or remove base_model")
+        )
+    models.append({"path": path} | {key: everywhere[key] for key in ("weight",) if key in everywhere})
+
+
 def _trunk(given: dict[str, Any]) -> str | None:
     """The model that the first adapter, written MODEL+ADAPTER, is on: of a method without a base it is the one that all adapters are opened on."""
     slices = [one.get("sources") for one in given.get("slices") or [] if isinstance(one, dict)] if isinstance(given.get("slices"), list) else []
@@ -117,7 +159,7 @@ def _sources(
     keys = ("model", "layer_range", "parameters")
     for number, one in enumerate(_mappings(given, where, problems)):
         problems += [Problem(f"{where}[{number}].{key}", f'unknown key "{key}"', did_you_mean(str(key), keys)) for key in one if key not in keys]
-        own = everywhere | _parameters(one.get("parameters"), f"{where}[{number}].parameters", method, problems, left)
+        own = everywhere | _within(_parameters(one.get("parameters"), f"{where}[{number}].parameters", method, problems, left), DEFAULTS | everywhere)
         if not isinstance(one.get("model"), str):
             problems.append(Problem(f"{where}[{number}].model", "is missing or no path", "model: FOLDER, or BASE+ADAPTER"))
             continue

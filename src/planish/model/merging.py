@@ -43,9 +43,10 @@ class Source(Section):
 
 
 class Slice(Section):
-    """Layers of the result, each made of the same-numbered layer of every source's range."""
+    """Layers of the result, each made of the same-numbered layer of every source's range. `base_layers` are the base's beside them: by default the first source's numbers."""
 
     sources: Annotated[list[Source], Field(min_length=1)]
+    base_layers: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(gt=0)]] | None = None
     t: Setting | None = None
 
 
@@ -82,12 +83,13 @@ class MergeSpec(Section):
 
 
 class Planned(NamedTuple):
-    """One tensor of the result: of which models it is made, what it is called there, and the method's options for it."""
+    """One tensor of the result: of which models it is made, what it is called there and in the base, and the method's options for it."""
 
     name: str
     sources: list[str]
     names: list[str]
     options: dict[str, Any]
+    base_name: str
 
 
 def read_spec(given: Any, where: str = "merge") -> MergeSpec:
@@ -126,10 +128,7 @@ def _problems(spec: MergeSpec, where: str) -> list[Problem]:
     if spec.technique in WITH_BASE and spec.base in paths:
         problems.append(Problem(f"{where}.models", "the base is among the models: its difference from itself is nothing", "leave it out of models"))
     problems += [Problem(f"{where}.models", f"{source.path} has layers outside a slice", "write slices") for source in spec.models if source.layers is not None]
-    for number, one in enumerate(spec.slices):
-        spans = {None if source.layers is None else source.layers[1] - source.layers[0] for source in one.sources}
-        if None in spans or len(spans) != 1 or min(span or 0 for span in spans) <= 0:
-            problems.append(Problem(f"{where}.slices[{number}]", "its sources do not name equally many layers", "layers: [first, one past the last]"))
+    problems += _slice_problems(spec, where)
     known = find("transforms", spec.technique).keys
     sources = spec.sources
     settings: list[tuple[str, Setting | None]] = [(key, getattr(source, key)) for key in ("weight", "density", "scale") for source in sources]
@@ -156,6 +155,25 @@ def _problems(spec: MergeSpec, where: str) -> list[Problem]:
     return problems
 
 
+def _slice_problems(spec: MergeSpec, where: str) -> list[Problem]:
+    """Slices whose sources, or the base beneath them, do not go together layer by layer."""
+    problems = []
+    for number, one in enumerate(spec.slices):
+        spans = {None if source.layers is None else source.layers[1] - source.layers[0] for source in one.sources}
+        if None in spans or len(spans) != 1 or min(span or 0 for span in spans) <= 0:
+            problems.append(Problem(f"{where}.slices[{number}]", "its sources do not name equally many layers", "layers: [first, one past the last]"))
+        elif one.base_layers is not None and one.base_layers[1] - one.base_layers[0] not in spans:
+            problems.append(
+                Problem(f"{where}.slices[{number}]", "the base's layers are not as many as its sources'", "base_layers: [first, one past the last]")
+            )
+        elif spec.technique in WITH_BASE and one.base_layers is None and len({source.layers for source in one.sources}) > 1:
+            why = "its sources are different layers, so which layer of the base they differ from is not said"
+            problems.append(
+                Problem(f"{where}.slices[{number}]", why, "base_layers: [first, one past the last]; in a file of mergekit: base_model among its sources")
+            )
+    return problems
+
+
 def lay_out(spec: MergeSpec, names: dict[str, Sequence[str]], layers: dict[str, int]) -> list[Planned]:
     """Every tensor of the result. `names` and `layers` are each model's tensor names and number of layers, by path.
 
@@ -170,6 +188,11 @@ def lay_out(spec: MergeSpec, names: dict[str, Sequence[str]], layers: dict[str, 
         for number, one in enumerate(spec.slices)
         for source in one.sources
         if source.layers is not None and source.layers[1] > layers[source.path]
+    ]
+    past += [
+        Problem(f"merge.slices[{number}]", f"{spec.base} has {layers[spec.base]} layers, not {one.base_layers[1]}", "end at its last layer")
+        for number, one in enumerate(spec.slices)
+        if spec.base is not None and one.base_layers is not None and one.base_layers[1] > layers[spec.base]
     ]
     if past:
         raise InputError(*past)
@@ -186,7 +209,8 @@ def lay_out(spec: MergeSpec, names: dict[str, Sequence[str]], layers: dict[str, 
                 match = LAYER.match(name)
                 if match is not None and int(match[2]) == ranges[0][offset]:
                     there = [f"{match[1]}{layer[offset]}{match[3]}" for layer in ranges]
-                    planned.append(_planned(spec, one, f"{match[1]}{made}{match[3]}", there, t))
+                    under = there[0] if one.base_layers is None else f"{match[1]}{one.base_layers[0] + offset}{match[3]}"
+                    planned.append(_planned(spec, one, f"{match[1]}{made}{match[3]}", there, t, under))
             made += 1
     return planned + [_planned(spec, tail, name, [name] * len(tail.sources), 0.0) for name in outside if name not in before]
 
@@ -196,7 +220,7 @@ def _through(name: str, layers: int) -> float:
     return 0.0 if match is None else int(match[2]) / (layers - 1) if layers > 1 else 1.0
 
 
-def _planned(spec: MergeSpec, one: Slice, name: str, names: list[str], t: float) -> Planned:
+def _planned(spec: MergeSpec, one: Slice, name: str, names: list[str], t: float, base_name: str | None = None) -> Planned:
     options: dict[str, Any] = {}
     for key in ("weight", "density"):
         settings = [getattr(source, key) for source in one.sources]
@@ -209,4 +233,4 @@ def _planned(spec: MergeSpec, one: Slice, name: str, names: list[str], t: float)
     options |= {key: getattr(spec, key) for key in ("normalize", "seed", "ties") if getattr(spec, key) is not None}
     if spec.method == "dare_ties":
         options["ties"] = True
-    return Planned(name, [source.path for source in one.sources], names, options)
+    return Planned(name, [source.path for source in one.sources], names, options, base_name or name)

@@ -29,7 +29,7 @@ Made = Mapping[str, Coded | Tensor]
 
 
 class Written(NamedTuple):
-    """`changed` is ||W' - W|| / ||W|| over all weights in codes; `bits` are those of all tensors, a weight; `types` counts tensors."""
+    """`changed` is ||W' - W|| / ||W|| over all weights in codes; `bytes` are those of the files, `bits` those of all tensors, a weight; `types` counts tensors."""
 
     bytes: int
     changed: float
@@ -104,7 +104,8 @@ def write(
 
     def fill(folder: Path) -> None:
         with (progress or Silent()).bar(f"writing {target.name}", len(units)) as advance:
-            size.append(write_tensors(folder, layout, lambda name: values(name, advance)))
+            write_tensors(folder, layout, lambda name: values(name, advance))
+            size.append(sum(path.stat().st_size for path in folder.glob("*.safetensors")))  # of the files, headers and all, as every other format is counted
         if sums[0] == 0:
             raise RunFailed(Problem(target.name, "no weight was changed: the compressor did nothing", "give the original weights"))
         kept = sorted({name.removesuffix(".weight") for name in linear_weights(source)} - {name.removesuffix(".weight") for name in quantised})

@@ -29,7 +29,7 @@ class Licence(Noun):
 
 class Lineage(Noun):
     """Where an artifact comes from. `base` and `revision` as their folder names them, `base_hash` over weights, configuration and tokenizer; `data` and `stages` are hashes by
-    name; `made` is the exporter with its keys; `versions` are packages."""
+    name; `made` is the exporter with its keys; `variant` is what was made of the tuned model before it was exported, said in sentences; `versions` are packages."""
 
     run: str
     recipe_hash: str
@@ -37,6 +37,7 @@ class Lineage(Noun):
     revision: str | None
     base_hash: str
     made: dict[str, Any]
+    variant: list[str] = []
     data: dict[str, str] = {}
     stages: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -91,6 +92,7 @@ def card(name: str, made: Exported, lineage: Lineage, terms: Licence, figures: M
     about = f"Made of `{lineage.base}`" + (f" (revision {lineage.revision})" if lineage.revision else "") + (f" for {task}." if task else ".")
     types = ", ".join(f"{count} x {kind}" for kind, count in made.tensor_types.items())
     parts.append(f"{about} {made.bytes:,} bytes, {made.bits_per_weight:.2f} bits a weight ({types}).")
+    parts += lineage.variant
     if use:
         parts.append(f"## Use\n\n```\n{use}\n```")
     shown = [f"| {key} | {value} |" for key, value in figures.items()] or ["| nothing | - |"]

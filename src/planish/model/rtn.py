@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -83,10 +84,13 @@ def group_for(widths: Iterable[int], wanted: int) -> int:
     if wanted < 1:
         raise InputError(Problem("group", f"is {wanted}, must be 1 column or more", "choose 128, 64 or 32"))
     asked = sorted(set(widths))
-    for size in (wanted, *(size for size in GROUPS if size < wanted)):
+    tried = (wanted, *(size for size in GROUPS if size < wanted))
+    for size in tried:
         if not any(width % size for width in asked):
             return size
-    raise InputError(Problem("group", f"no group of {wanted} columns or fewer divides the widths {asked}", "name a group size that divides them all"))
+    shown = " or ".join([", ".join(map(str, tried[:-1])), str(tried[-1])] if len(tried) > 1 else [str(wanted)])
+    fix = f"name a group size that divides them all, as what divides {math.gcd(*asked)} does"
+    raise InputError(Problem("group", f"no group of {shown} columns divides the widths {asked}", fix if math.gcd(*asked) > 1 else "no other group does either"))
 
 
 def output_error(weight: Tensor, quantised: Tensor, gram: Tensor) -> float:

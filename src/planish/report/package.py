@@ -47,7 +47,7 @@ def variant_lines(variant: dict[str, Any]) -> list[str]:
         return [f"{variant['name']} ({variant['method']}): {variant['verdict']['sentence']}", *(f"  {line}" for line in merged.lines(variant["verdict"]))]
     first, last = variant["steps"][0], variant["steps"][-1]
     steps = f" in {len(variant['steps'])} steps" if len(variant["steps"]) > 1 else ""
-    said = [f"{variant['name']}: {first['before']:,} parameters -> {last['after']:,}{steps}, chosen by {variant['by']}"]
+    said = [f"{variant['name']}: {first['before']:,} parameters -> {last['after']:,}{steps}{chosen_by(variant)}"]
     if (timed := variant["latency"]) is not None:
         said.append(f"  {timed['before']:.2f} ms a token -> {timed['after']:.2f} ms, wanted {timed['target']:.2f} ms (measured: {timed['how']})")
     said += [f"  warning: {warning}" for step in variant["steps"] for warning in step["warnings"]]
@@ -56,6 +56,15 @@ def variant_lines(variant: dict[str, Any]) -> list[str]:
     if "unrecovered" in variant:
         said.append(f"  how much was recovered cannot be said: {variant['unrecovered']}")
     return said
+
+
+def chosen_by(variant: dict[str, Any]) -> str:
+    """How units were chosen; tokens go by how often they stand in the training rows, whatever `by` says."""
+    removed = [step["removal"] for step in variant["steps"]]
+    units = any(one[unit] for one in removed for unit in ("layers", "heads", "channels"))
+    tokens = any(one["vocabulary"] is not None for one in removed)
+    ways = ([f"chosen by {variant['by']}"] if units else []) + (["tokens by how often they occur"] if tokens else [])
+    return "".join(f", {way}" for way in ways)
 
 
 def answer_lines(found: Findings) -> list[str]:

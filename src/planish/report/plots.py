@@ -13,14 +13,18 @@ from planish.scores import Metric
 BLUE, RED, GREY = "#3b6ea5", "#c1553b", "#8a94a3"
 
 
+def _spread(figure: Metric) -> list[list[float]]:
+    """How far an interval reaches below and above its value. Where every row scores the same, the mean of a resample rounds to the other side of the mean of all: 0 then."""
+    low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
+    return [[max(0.0, figure.value - low)], [max(0.0, high - figure.value)]]
+
+
 def ladder(figures: Sequence[tuple[str, Metric]], metric: str, tuned: str, *, in_order: bool = False, bar: float | None = None) -> Figure:
     """Every system's metric with its interval, the best on top, or `in_order` the last; the tuned one, or the one to ship, in red; `bar` is what is to be cleared."""
     ordered = list(figures) if in_order else sorted(figures, key=lambda pair: pair[1].value if pair[1].higher_is_better else -pair[1].value)
     plot, axes = _figure(height=0.4 * len(ordered) + 0.9)
     for place, (system, figure) in enumerate(ordered):
-        low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
-        spread = [[figure.value - low], [high - figure.value]]
-        axes.errorbar(figure.value, place, xerr=spread, fmt="o", color=RED if system == tuned else BLUE, capsize=3)
+        axes.errorbar(figure.value, place, xerr=_spread(figure), fmt="o", color=RED if system == tuned else BLUE, capsize=3)
     if bar is not None:
         axes.axvline(bar, color=GREY, linewidth=1, linestyle="--")
     axes.set_yticks(range(len(ordered)), [system for system, _ in ordered])
@@ -62,8 +66,7 @@ def slices(names: Sequence[tuple[str, Metric, bool]], overall: float) -> Figure:
     """The worst slices with their intervals; grey where there are too few rows to say much."""
     plot, axes = _figure(height=0.32 * len(names) + 0.9)
     for place, (_, figure, thin) in enumerate(reversed(names)):
-        low, high = (figure.value if end is None else end for end in (figure.low, figure.high))
-        axes.errorbar(figure.value, place, xerr=[[figure.value - low], [high - figure.value]], fmt="o", color=GREY if thin else BLUE, capsize=3)
+        axes.errorbar(figure.value, place, xerr=_spread(figure), fmt="o", color=GREY if thin else BLUE, capsize=3)
     axes.axvline(overall, color=RED, linewidth=1)
     axes.set_yticks(range(len(names)), [name for name, _, _ in reversed(names)], fontsize=8)
     axes.set(xlabel="mean score with 95 % interval; the line is the whole gold set", xlim=(0, 1))
@@ -74,8 +77,7 @@ def pareto(files: Sequence[tuple[str, float, Metric, bool]], measure: str) -> Fi
     """Files by size in bytes and by what they lose; red ones are beaten by no other in both. Their names stand beside the axes, in the order of the loss, tied to their dots."""
     plot, axes = _figure(height=max(3.2, 0.19 * len(files) + 0.6))
     for _, size, lost, front in files:
-        low, high = (lost.value if end is None else end for end in (lost.low, lost.high))
-        axes.errorbar(size / 1e6, lost.value, yerr=[[lost.value - low], [high - lost.value]], fmt="o", color=RED if front else BLUE, capsize=3)
+        axes.errorbar(size / 1e6, lost.value, yerr=_spread(lost), fmt="o", color=RED if front else BLUE, capsize=3)
     axes.set(xlabel="MB", ylabel=f"{measure},\n95 % interval")
     bottom, top = axes.get_ylim()
     in_order = sorted(files, key=lambda file: file[2].value)

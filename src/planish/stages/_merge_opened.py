@@ -64,7 +64,7 @@ def open_merge(spec: MergeSpec, relative_to: Path) -> Opened:
     layout = {}
     for one in planned:
         entry = by_path[one.sources[0]].entries[one.names[0]]
-        stored = base.entries[one.name].dtype if base is not None and one.name in base.entries else entry.dtype
+        stored = base.entries[one.base_name].dtype if base is not None and one.base_name in base.entries else entry.dtype
         layout[one.name] = (DTYPES[spec.dtype] if spec.dtype is not None else stored, entry.shape)
     return Opened(spec, base, by_path, planned, checks, layout)
 

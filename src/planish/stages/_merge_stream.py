@@ -43,16 +43,18 @@ class Change:
 def pieces_of(opened: Opened, one: Planned, limit: int | None = None) -> Pieces:
     """One tensor of every parent, read side by side, of its first `limit` values; weights that are not finite are added to the problems of `opened`."""
     parents = [opened.parents[path] for path in one.sources]
-    base = opened.base if opened.base is not None and one.name in opened.base.entries else None
+    base = opened.base if opened.base is not None and one.base_name in opened.base.entries else None
     examined: set[int] = set()
 
     def read(start: int, stop: int) -> Piece:
         own = [opened.buffers.take(f"parent {at}", stop - start) for at in range(len(parents) + 1)]
-        values = None if base is None else base.read(one.name, start, stop, into=own[-1])
-        models = [parent.read(name, start, stop, values, into) for parent, name, into in zip(parents, one.names, own[:-1], strict=True)]
+        values = None if base is None else base.read(one.base_name, start, stop, into=own[-1])
+        # an adapter takes the base's values that are read already only where they are of its own layer: in a stack they may be another's
+        under = [values if name == one.base_name else None for name in one.names]
+        models = [parent.read(name, start, stop, same, into) for parent, name, same, into in zip(parents, one.names, under, own[:-1], strict=True)]
         if start not in examined:
             examined.add(start)
-            everyone = [*([] if base is None or values is None else [(base.folder, one.name, values)])]
+            everyone = [*([] if base is None or values is None else [(base.folder, one.base_name, values)])]
             everyone += [(parent.folder, name, model) for parent, name, model in zip(parents, one.names, models, strict=True)]
             for folder, name, model in everyone:
                 if not finite(model):

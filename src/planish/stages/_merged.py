@@ -119,7 +119,7 @@ def merged(
     known = {(OURS, TUNED): teacher, **({(GENERAL_ABILITY, TUNED): kept} if kept is not None else {})}
     found = verdict(score(tasks, work, parents, under, Chat.load(tuned), general, known))
     context.progress.say(f"  {name}: {found.sentence}")
-    story = {"kind": "merged", "method": entry.method, "verdict": found.model_dump(mode="json")}
+    story = {"kind": "merged", "method": entry.method, "parents": called, "verdict": found.model_dump(mode="json")}
     return Variant(name, work, entry.export or recipe.compress.export, story, cut=False)
 
 

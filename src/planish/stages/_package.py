@@ -40,8 +40,10 @@ class Packed:
         return bool(self.entry["passed"])
 
 
-def packed(use: Use, scoring: FileScoring, text: Calibration, reference: EvalReport, folder: Path, inside: str = "") -> Packed:
-    """One file of `scoring.weights`, in the folder `inside` of the package. `reference` is the tuned model's report on the same gold, in fp32."""
+def packed(
+    use: Use, scoring: FileScoring, text: Calibration, reference: EvalReport, folder: Path, inside: str = "", story: dict[str, Any] | None = None
+) -> Packed:
+    """One file of `scoring.weights`, in the folder `inside` of the package. `reference` is the tuned model's report on the same gold, in fp32; `story` is that of a variant."""
     context, weights = scoring.context, scoring.weights
     made = shelf.call("exporters", use.name, "export", use.options)(weights.checkpoint, folder / inside, weights.adapter, text, context.progress)
     made = made.model_copy(update={"file": f"{inside}/{made.file}" if inside else made.file})
@@ -65,7 +67,7 @@ def packed(use: Use, scoring: FileScoring, text: Calibration, reference: EvalRep
         context.progress.say(f"  {made.file}: UNPROVEN: its runtime is absent: {problem.where} {problem.why}; {problem.fix}")
         unproven = {"why": f"{problem.where} {problem.why}, so it was never run on the gold set", "fix": problem.fix}
         entry = _entry(made, figures, told) | {"unproven": unproven, "runtime": "", "rules": [], "passed": False}
-        _papers.write(context, made, entry, folder)
+        _papers.write(context, made, entry, folder, story)
         return Packed(entry, None)
     report = report.model_copy(update={"system": made.file})
     write_report(folder, report)
@@ -77,7 +79,7 @@ def packed(use: Use, scoring: FileScoring, text: Calibration, reference: EvalRep
     ran_as = {"seconds": report.seconds, "runtime": ran.name, "value": report.metrics[metric].model_dump(mode="json")}
     facts = ReportFacts([report], [], [reference], figures=figures, groups=scoring.gold.groups)
     entry = _entry(made, figures, told) | ran_as | _gated(scoring, made.file, facts)
-    _papers.write(context, made, entry, folder)
+    _papers.write(context, made, entry, folder, story)
     return Packed(entry, report)
 
 

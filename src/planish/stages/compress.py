@@ -139,4 +139,4 @@ def _files_of(variant: Variant, scoring: FileScoring, reference: EvalReport, fol
     chat, weights = Chat.load(variant.checkpoint), Plain(variant.checkpoint, None)
     own = replace(scoring, context=context, chat=chat, weights=weights, original=scoring.weights)
     text = calibration(context, scoring.prepared, weights, chat, variant.export)
-    return [packed(use, own, text, reference, folder, variant.name) for use in variant.export]
+    return [packed(use, own, text, reference, folder, variant.name, variant.story) for use in variant.export]
