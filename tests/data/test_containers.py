@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from planish.data import documents
 from planish.data.contract import Refused, row_from
 from planish.data.formats import Fault, read_records
 from planish.errors import InputError, MissingExtra
@@ -312,3 +313,15 @@ def test_d_5000_mutated_files_give_an_error_or_rows_never_a_traceback(tmp_path: 
             counts["file" if all(problem.where and problem.why and problem.fix for problem in whole.problems) else "unexplained"] += 1
     assert not counts["unexplained"]
     assert min(counts[kind] for kind in ("fault", "refused", "accepted", "file")) > 100
+
+
+def test_documents_of_a_folder_leave_hidden_files_out_and_marks_of_their_encoding(tmp_path: Path) -> None:
+    """`.DS_Store` is no document; the byte order mark that some editors write is no letter of the text. A kind that is never read is known before anything is."""
+    (tmp_path / ".DS_Store").write_bytes(b"\0\1")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "a.txt").write_text("hidden", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8-sig")
+    assert documents.read(tmp_path) == ["one"]
+    assert documents.other_shapes(tmp_path) == []
+    (tmp_path / "README").write_text("two", encoding="utf-8")
+    assert ["README" in problem.where for problem in documents.other_shapes(tmp_path)] == [True]

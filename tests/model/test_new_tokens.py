@@ -209,3 +209,27 @@ def test_the_verb_says_skip_and_writes_when_told(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert json.loads(done.stdout)["parameters"] == 3 * 48
     assert Chat.load(tmp_path / "out").encode(" chloroplast")[0] >= 311
+
+
+def test_c2_a_word_that_the_chat_template_writes_stays_in_its_pieces(tiny: Path, tmp_path: Path) -> None:
+    """The template writes "user" and "assistant" around turns, in many pieces; documents that say them often are extended by other words, and a dialogue's ids stay."""
+    chat = Chat.load(tiny)
+    written = ["\nuser\nassistant\nsystem chloroplast" * 30]
+    found = new_tokens.find(chat, written, 10)
+    assert len(chat.encode("assistant")) >= 3
+    assert [token.text for token in found.new] == [" chloroplast"]
+    about = extend(tiny, written, found, tmp_path / "extended")
+    assert about["added"] == 1
+
+
+def test_c2_rows_of_an_earlier_extension_stay_untrained(tiny: Path, tmp_path: Path) -> None:
+    """Three words without steps, then one more with steps, which train that one alone: three rows are still the mean of their pieces, and LoRA is refused as before."""
+    chat = Chat.load(tiny)
+    first, second = tmp_path / "first", tmp_path / "second"
+    extend(tiny, texts(), new_tokens.find(chat, texts(), 3), first)
+    assert new_tokens.untrained(first) == 3
+    more = ["the phone hyperparathyroidism is good " * 30]
+    extend(first, more, new_tokens.find(Chat.load(first), more, 1), second, steps=1)
+    assert new_tokens.untrained(second) == 3
+    (problem,) = new_tokens.refusals(second, ["lora"])
+    assert "the 3 new rows" in problem.why

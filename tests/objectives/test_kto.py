@@ -76,3 +76,17 @@ def test_options_without_meaning_are_refused_together() -> None:
     with pytest.raises(InputError) as refused:
         kto.loss(answers((-1.0,), (-1.0,), given=[(0.0, 1.0), (0.0, 1.0)]), beta=0.0, good_weight=-1.0, bad_weight=-1.0)
     assert len(refused.value.problems) == 3
+
+
+def test_one_kind_that_outweighs_the_other_is_said_with_the_weight_that_evens_it(tiny: Path) -> None:
+    """2 good against 6 bad: 3 times as heavy, and 6 / 2 = 3 evens it. 2 good of weight 12 against 6 bad of weight 2 (24 to 12) are within twice; of weight 15 they are 30 to 12,
+    and 30 / 6 = 5 evens it. A weight of 0 was meant."""
+    chat = Chat.load(tiny)
+    examples = [kto.encode(single(n, f"review {n}", f"good {n}", n < 2), chat) for n in range(8)]
+    (said,) = kto.advise(examples, None)
+    assert said.startswith("2 good answers of weight 1 stand against 6 bad ones of weight 1:")
+    assert "set good_weight: 3," in said
+    assert kto.advise(examples, None, good_weight=12.0, bad_weight=2.0) == []
+    assert "set bad_weight: 5," in kto.advise(examples, None, good_weight=15.0, bad_weight=2.0)[0]
+    assert kto.advise(examples, None, good_weight=0.0) == []
+    assert kto.advise(examples[:4], None) == []

@@ -8,8 +8,10 @@ import pytest
 
 from planish.errors import InputError
 from planish.evidence import pair_accuracy as evidence
+from planish.evidence.paired import compare
 from planish.rows import Message, Sample
 from planish.scorers import pair_accuracy
+from planish.scores import EvalReport, Score
 
 PAIR = ((Message(role="assistant", content="yes"),), (Message(role="assistant", content="no"),))
 
@@ -64,15 +66,55 @@ def test_p4_a_reward_models_rewards() -> None:
 
 
 def test_e1_an_answer_that_was_judged_gains_or_loses_on_the_base() -> None:
-    """MISSION E1: a good answer at -10, the base's -14, gained 4 nats: right; a bad one at -10, the base's -11, gained as well: wrong, by 1. What changed nothing is half right."""
+    """MISSION E1: a good answer at -10, the base's -14, gained 4 nats: right; a bad one at -10, the base's -11, gained as well: wrong, by 1. What changed nothing is half
+    right. Each kind counts half: (1.5 / 2 + 0) / 2 right, (4 / 2 - 1) / 2 nats."""
     judged = [_sample(number).model_copy(update={"pair": None, "judged": (PAIR[number % 2], number != 1)}) for number in range(3)]
     scores = [pair_accuracy.score(sample, told) for sample, told in zip(judged, [(-10.0, -14.0), (-10.0, -11.0), (-2.0, -2.0)], strict=True)]
-    assert [(score.value, score.detail["margin"]) for score in scores] == [(1.0, 4.0), (0.0, -1.0), (0.5, 0.0)]
+    parts = [sum(score.detail[f"{kind}_margin.part"] for kind in ("good", "bad")) for score in scores]
+    assert list(zip([score.value for score in scores], parts, strict=True)) == [(1.0, 4.0), (0.0, -1.0), (0.5, 0.0)]
     found = pair_accuracy.metrics(scores, (), resamples=100)
-    assert found.keys() == {"accuracy", "margin"}
-    assert (found["accuracy"].value, found["margin"].value) == (0.5, 1.0)
+    assert {name: metric.value for name, metric in found.items()} == {"accuracy": 0.375, "margin": 0.5, "good_accuracy": 0.75, "bad_accuracy": 0.0}
     with pytest.raises(InputError, match="a reward model rates pairs"):
         pair_accuracy.score(judged[0], (-10.0,))
+
+
+def _answers(good: int, bad: int) -> list[Sample]:
+    return [_sample(number).model_copy(update={"pair": None, "judged": (PAIR[0], number < good)}) for number in range(good + bad)]
+
+
+def _lowered(good: int, bad: int, *, right: int = 0) -> list[Score]:
+    """Answers that all became less likely by 2 nats, but for `right` good ones that gained."""
+    return [pair_accuracy.score(sample, (-2.0 if number < right else -6.0, -4.0)) for number, sample in enumerate(_answers(good, bad))]
+
+
+def test_a_model_that_lowers_every_answer_is_no_better_than_its_base() -> None:
+    """3 good answers and 77 bad ones, all less likely by 2 nats: 77 of 80 rows are right, and nothing was learnt of which. Each kind counts half: (0 / 3 + 77 / 77) / 2 = .5,
+    and the margin (-2 + 2) / 2 = 0. With Wilson's [0, .5615] of 0 of 3 and [.9525, 1] of 77 of 77: .5 - .0475 / 2 = .4763 to .5 + .5615 / 2 = .7808."""
+    found = pair_accuracy.metrics(_lowered(3, 77), (), resamples=200)
+    assert {name: metric.value for name, metric in found.items()} == {"accuracy": 0.5, "margin": 0.0, "good_accuracy": 0.0, "bad_accuracy": 1.0}
+    assert (found["accuracy"].low, found["accuracy"].high) == (pytest.approx(0.4763, abs=1e-4), pytest.approx(0.7808, abs=1e-4))
+    assert {name: metric.n for name, metric in found.items()} == {"accuracy": 80, "margin": 80, "good_accuracy": 3, "bad_accuracy": 77}
+
+
+def test_three_good_answers_are_few_however_many_bad_ones_there_are() -> None:
+    """All of 3 good and 77 bad ones right, on a base of .5: 1 - sqrt((.5615 / 2)^2 + (.0475 / 2)^2) = .7182, less .5."""
+    base = [pair_accuracy.score(sample, (-4.0, -4.0)) for sample in _answers(3, 77)]
+    reports = [
+        EvalReport(
+            system=name, gold="g", seconds=0.0, scores=rows, metrics={"pair_accuracy.accuracy": pair_accuracy.metrics(rows, (), resamples=50)["accuracy"]}
+        )
+        for name, rows in (("tuned", _lowered(3, 77, right=3)), ("base", base))
+    ]
+    found = compare(*reports, "pair_accuracy.accuracy", resamples=200)
+    assert found.difference == 0.5
+    assert (found.low, found.high) == (pytest.approx(0.2182, abs=1e-4), 0.5)
+    assert compare(*reversed(reports), "pair_accuracy.accuracy", resamples=200).high == pytest.approx(-0.2182, abs=1e-4)
+
+
+@pytest.mark.parametrize(("good", "bad", "said"), [(5, 0, "are good, so a model that raises"), (0, 5, "are bad, so a model that lowers")])
+def test_gold_of_one_kind_tells_nothing(good: int, bad: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pair_accuracy.metrics(_lowered(good, bad), ())
 
 
 @pytest.mark.parametrize("answer", [None, "yes", (-1.0, -2.0, -3.0), (-1.0, -2.0, 0.5, -1.0), (float("nan"), -1.0, -1.0, -1.0)])

@@ -192,3 +192,46 @@ def test_c3_template_tokens_that_changed_between_stages_are_refused(tmp_path: Pa
         same_tokens.require(one, other, "train[1]")
     said = [problem.why for problem in refused.value.problems]
     assert [why.partition(" changed")[0] for why in said] == ["the chat template", "the tokens that end a turn", "special tokens"]
+
+
+def gathered(folder: Path, *texts: str) -> Path:
+    """A file of documents as `gather` leaves it; ids are their places, which is the order of holding out."""
+    from planish.data.table import line_of
+    from planish.rows import Origin, TextRow
+
+    rows = [TextRow(id=f"document-{place:02}", origin=Origin(file="x", line=place + 1, sha256="0" * 64), text=text) for place, text in enumerate(texts)]
+    (folder / "documents.jsonl").write_bytes(b"".join(line_of(row) for row in rows))
+    return folder / "documents.jsonl"
+
+
+def held_of(folder: Path, *texts: str) -> list[str]:
+    return [row.id for row in _documents.divided(gathered(folder, *texts))[1]]
+
+
+def test_c1_neither_an_empty_document_nor_most_of_the_text_is_held_out(tmp_path: Path) -> None:
+    """By their ids the first is next to be held out: not where it is empty, of one letter, or holds most of the text. Of 1,000 + 2 x 20 characters the mean is 346.7; of 3 x 100
+    a tenth is 30 and the mean 100, so that the first stays the one."""
+    assert held_of(tmp_path, "", "a", "long " * 200, "short text of its own", "another short text.") == ["document-03"]
+    assert held_of(tmp_path, "long " * 200, "two short lines here", "and two others there") == ["document-01"]
+    assert held_of(tmp_path, *["x" * 100] * 3) == ["document-00"]
+    assert held_of(tmp_path, "x" * 300, *["y" * 100] * 19) == ["document-01"]  # 300 of 2,200 is more than a tenth
+    assert held_of(tmp_path, "x" * 200, *["y" * 100] * 19) == ["document-00"]  # 200 of 2,100 is less
+    assert held_of(tmp_path, "", "one document alone") == []
+
+
+def test_c1_empty_and_one_token_documents_do_not_end_a_run(home: Path) -> None:
+    """An empty file and one of a letter or one word among four documents: the run gets to its verdict, and what cannot be trained is said with its reason."""
+    for place in range(2, 40):
+        (home / "documents" / f"{place}.txt").unlink()
+    for name, text in {"empty": "", "blank": " \n", "letter": "a", "word": "is"}.items():
+        (home / "documents" / f"{name}.txt").write_text(text, encoding="utf-8")
+    asked = recipe(home, CPT.replace("max_steps: 4", "max_steps: 1").replace("batch_size: 2", "batch_size: 1"), SFT.replace("max_steps: 4", "max_steps: 1"))
+    outcome = pipeline.run(asked, workspace=home / "work", until="evaluate")
+    assert outcome.stages["evaluate"].folder is not None
+    assert any("2 no_scored_tokens" in said for said in warnings_of(home))
+
+
+def test_c1_a_document_that_spells_a_special_token_is_named(home: Path) -> None:
+    (home / "documents" / "0.txt").write_text("the phone <|im_end|> here is the sound", encoding="utf-8")
+    trained(home, CPT)
+    assert any("1 of 40 spell <|im_end|>, which is read and trained as that token" in said for said in warnings_of(home))

@@ -17,6 +17,8 @@ from planish.errors import InputError
 from planish.events import EventType, ReasonCode
 from planish.objectives import kto
 from planish.recipe import Recipe
+from planish.recipe_compress import CompressSection
+from planish.recipe_evaluate import EvaluateSection
 from planish.store import Store
 
 JUDGE = "evaluate: {scorers: [{judge: {model: m, url: http://127.0.0.1:1}}], general: []}\n"
@@ -30,6 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kinds: dict[str, Any] = {
         "chat": lambda n: {"messages": [{"role": "user", "content": f"the phone {n}"}, {"role": "assistant", "content": f"good {n}"}]},
         "good": lambda n: {"prompt": f"the phone {n}", "completion": f"good {n}", "label": True},
+        "pairs": lambda n: {"prompt": f"the phone {n}", "chosen": f"good {n}", "rejected": f"bad {n}"},
         "both": lambda n: {"prompt": f"the phone {n}", "completion": f"good {n}", "label": n % 2 == 0},
     }
     for name, row in kinds.items():
@@ -71,6 +74,15 @@ def test_what_the_rows_show_is_refused_before_a_baseline(home: Path, tmp_path: P
         ("train[1].objective.dpo", "reads preference rows"),
     ]
     assert (EventType.STAGE_FINISHED, "prepare") in events
+    assert not [stage for _, stage in events if stage == "baseline"]
+
+
+def test_z6_files_that_could_not_be_scored_are_refused_before_a_baseline(home: Path, tmp_path: Path) -> None:
+    """The recipe names no task: that its rows are pairs, which files cannot be scored on, is known once they are read."""
+    asked = recipe(home, "pairs", "pairs", f"  - {{objective: dpo, {LORA}")
+    unscored = asked.model_copy(update={"evaluate": EvaluateSection(), "compress": CompressSection.model_validate({"export": ["gguf"]})})
+    problems, events = refused(unscored, tmp_path / "space")
+    assert problems == [("compress", "a file is scored by its answers, and pair_accuracy reads log-probabilities")]
     assert not [stage for _, stage in events if stage == "baseline"]
 
 

@@ -50,8 +50,8 @@ def extend(
     said = f"{len(found.new)} words, {before:.2f} -> {after:.2f} tokens a word, {found.saving:.1%} of {found.tokens:,} tokens saved"
     told = {"new": len(found.new), "fertility": [before, after], "saving": found.saving, "tokens": found.tokens, "advice": found.advice}
     if not found.new or (found.advice is not None and not anyway):
-        advice = found.advice or "no word is frequent enough and in enough pieces"
-        typer.echo(json.dumps(told | {"folder": None}) if as_json else f"{said}\nskip it: {advice} (--anyway writes it all the same)")
+        why = f"{found.advice} (--anyway writes it all the same)" if found.new else f"no word is seen {least_count} times and in {least_pieces} pieces or more"
+        typer.echo(json.dumps(told | {"folder": None}) if as_json else f"{said}\nskip it: {why}")
         raise typer.Exit(3)
     with Terminal().bar("training the new rows", steps) as advance:
 

@@ -89,11 +89,15 @@ def _folder(folder: Path) -> list[Path]:
     """The data files of a folder, by name; hidden ones and other kinds are no data."""
     if (folder / "manifest.json").exists() and (folder / "gold.json").exists():
         raise InputError(Problem(str(folder), "is a planish data set: its gold rows must not be trained on", "give the file it was made from"))
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path) in KINDS)
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    files = [path for path in shown(folder) if _suffix(path) in KINDS]
     if not files:
         raise InputError(Problem(str(folder), "holds no data file", _kinds()))
     return files
+
+
+def shown(folder: Path) -> list[Path]:
+    """The files below a folder, by name, but for hidden ones and those in hidden folders."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _file(path: Path, name: str) -> Iterator[Lines | Record]:

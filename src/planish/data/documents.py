@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from planish.data.containers import read_records
+from planish.data.containers import read_records, shown
 from planish.data.fault import Fault
 from planish.data.formats import detect, fitting
 from planish.data.reading import read_rows
@@ -27,7 +27,7 @@ def read(path: Path) -> list[str]:
     problems: list[Problem] = []
     for file in files:
         try:
-            found += [file.read_text(encoding="utf-8")] if file.suffix.lower() in PLAIN else _rows(file)
+            found += [file.read_text(encoding="utf-8-sig")] if file.suffix.lower() in PLAIN else _rows(file)
         except (OSError, UnicodeDecodeError) as unreadable:
             problems.append(Problem(str(file), f"cannot be read: {unreadable}", "give UTF-8 text, or rows with a text"))
         except InputError as refused:
@@ -41,11 +41,14 @@ def read(path: Path) -> list[str]:
 
 def other_shapes(path: Path) -> list[Problem]:
     """Rows of a shape of their own that is not `text`, among the first of each file below a path: `read` refuses them too, once it has read everything. What cannot be read
-    is left to it."""
-    found = []
+    is left to it, but for files of a kind that is never read."""
+    found = list[Problem]()
     for file in (file for file in _files(path) if file.suffix.lower() not in PLAIN):
         try:
             first = list(islice(read_records(file), FIRST))
+        except InputError as refused:
+            found += refused.problems
+            continue
         except (OSError, UnicodeDecodeError, PlanishError):
             continue
         for record in first:
@@ -63,11 +66,11 @@ def carried(rows: Iterable[Row]) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return shown(path) if path.is_dir() else [path]
 
 
 def _rows(file: Path) -> list[str]:
     reading = read_rows(file, shape="text", strict=False, compared=False)
     if reading.rejected:
-        raise InputError(*(Problem(f"{row.file}:{row.line}", row.why, row.fix) for row in reading.rejected[:20]))
+        raise InputError(*(Problem(f"{file}:{row.line}", row.why, row.fix) for row in reading.rejected[:20]))
     return [row.text for row in reading.accepted if isinstance(row, TextRow)]

@@ -72,7 +72,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "verifier": ("score", "parse_rate", "error.<reason>"),
     "judge": ("win_rate", "wins", "ties", "losses", "failed", "parse_rate", "agreement", "first_place"),
     "perplexity": ("bits_per_byte", "perplexity"),
-    "pair_accuracy": ("accuracy", "likelihood_accuracy", "margin"),
+    "pair_accuracy": ("accuracy", "likelihood_accuracy", "margin", "good_accuracy", "bad_accuracy"),
 }
 """What each scorer reports, its primary metric first; a metric is named `scorer.metric`, and <...> stands for any name."""
 

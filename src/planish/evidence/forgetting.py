@@ -153,7 +153,9 @@ def lines(found: Forgetting) -> list[str]:
     """What the report shows: the sentence, each suite, and the remedies in their order."""
     shown = [found.sentence]
     shown += [f"{one.metric}: {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] on {one.n} rows" for one in found.suites]
-    return shown + [f"remedy {place}: {one.key}: {one.value} (now {one.now}): {one.why}" for place, one in enumerate(found.remedies, start=1)]
+    return shown + [
+        f"remedy {place}: {one.key}: {one.value} (now {'none' if one.now is None else one.now}): {one.why}" for place, one in enumerate(found.remedies, start=1)
+    ]
 
 
 def _headlines(base: EvalReport, tuned: EvalReport) -> list[str]:

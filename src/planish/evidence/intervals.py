@@ -40,6 +40,18 @@ def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
     return Interval(max(0.0, centre - half) if successes > 0 else 0.0, min(1.0, centre + half) if successes < n else 1.0)
 
 
+def stratified_wilson(strata: Sequence[tuple[float, int, int]], *, confidence: float = 0.95) -> Interval:
+    """Interval of a weighted sum of independent shares, of (weight, successes, n) each: Wilson's of every share, put together by the method of variance estimates recovery.
+
+    Raises InputError as `wilson`. Source: Zou & Donner 2008, Statist. Med. 27:1693."""
+    value, below, above = 0.0, 0.0, 0.0
+    for weight, successes, n in strata:
+        low, high = wilson(successes, n, confidence=confidence)
+        share = successes / n
+        value, below, above = value + weight * share, below + (weight * (share - low)) ** 2, above + (weight * (high - share)) ** 2
+    return Interval(value - math.sqrt(below), value + math.sqrt(above))
+
+
 def bootstrap(
     statistic: Statistic, n: int, *, groups: Sequence[str] | None = None, resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95
 ) -> Interval:

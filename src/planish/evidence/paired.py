@@ -13,8 +13,8 @@ import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from planish.errors import InputError, Problem
-from planish.evidence.intervals import RESAMPLES, Interval, percentile, resampled, wilson
-from planish.evidence.statistic import declared_labels, is_row_mean, measured, row_values, split_name, statistic
+from planish.evidence.intervals import RESAMPLES, Floats, Interval, percentile, resampled, stratified_wilson
+from planish.evidence.statistic import declared_labels, detail_name, is_row_mean, kinds_of, measured, row_values, shares_of, split_name, statistic
 from planish.scores import Comparison, EvalReport
 
 IDS_SHOWN = 5
@@ -127,7 +127,7 @@ def compare(
         score = score_interval(b, c, n)
         interval = Interval(min(interval.low, score.low), max(interval.high, score.high))
         how += ", not narrower than Tango's score interval"
-    elif is_row_mean(metric, candidate) and (share := _of_one_share(candidate, reference, metric)) is not None:
+    elif (share := _of_one_share(candidate, reference, metric)) is not None:
         interval = Interval(min(interval.low, share.low), max(interval.high, share.high))
         how += ", not narrower than Wilson's interval of the side that varies"
     if binary and is_row_mean(metric, candidate) and groups is None:
@@ -159,12 +159,20 @@ def _refuse_other_tokens(candidate: EvalReport, reference: EvalReport, metric: s
 def _of_one_share(candidate: EvalReport, reference: EvalReport, metric: str) -> Interval | None:
     """The interval of the difference where one side has one value on every row: Wilson's of the other, less that value. None elsewhere, and with enough to resample."""
     ours, theirs = row_values(candidate, metric), row_values(reference, metric)
-    for shares, other, sign in ((ours, theirs, 1), (theirs, ours, -1)):
-        right = int((shares == 1).sum())
-        if np.isin(shares, (0.0, 1.0)).all() and (other == other[0]).all() and min(right, len(shares) - right) < FEW_DISCORDANT:
-            low, high = sorted(sign * (end - float(other[0])) for end in wilson(right, len(shares)))
+    for side, shares, other, sign in ((candidate, ours, theirs, 1), (reference, theirs, ours, -1)):
+        strata = _strata(side, metric, shares)
+        if strata and (other == other[0]).all() and min(min(right, n - right) for _, right, n in strata) < FEW_DISCORDANT:
+            low, high = sorted(sign * (end - float(other[0])) for end in stratified_wilson(strata))
             return Interval(low, high)
     return None
+
+
+def _strata(report: EvalReport, metric: str, values: Floats) -> list[tuple[float, int, int]] | None:
+    """A share as (weight, right, rows), of each kind where the metric has kinds; None where it is no share."""
+    if kinds := kinds_of(report.scores, detail_name(report, metric)):
+        return shares_of(kinds)
+    binary = is_row_mean(metric, report) and bool(np.isin(values, (0.0, 1.0)).all())
+    return [(1.0, int((values == 1).sum()), len(values))] if binary else None
 
 
 def discordant(candidate: EvalReport, reference: EvalReport, metric: str) -> tuple[int, int, bool]:

@@ -8,6 +8,8 @@ What a metric's name means, after any scorer prefix (`label.macro_f1`):
     perplexity                       exp(sum of `detail["nll"]` over sum of `detail["tokens"]`)
     bleu, chrf                       from the n-gram counts in the details (`ngrams`)
     error.<class>                    share of rows whose details name this error
+    any whose rows have kinds        mean over KINDS of the sum of `detail["<kind>_<name>.part"]` over that of `detail["<kind>_<name>.whole"]`: kinds count alike, however
+                                     many rows there are of each
     any other                        sum of `detail["<name>.part"]` over sum of `detail["<name>.whole"]` where every row has them, else
                                      mean over rows of `detail[name]` where every row has it, else of `value`
 
@@ -34,6 +36,13 @@ ERROR = "error."
 OWN = {"f1": ("f1", "parse_rate"), "perplexity": ("perplexity", "bits_per_byte")}  # scorers that are called like a metric, and what they report
 
 
+KINDS = ("good", "bad")
+"""Kinds of rows that a metric may count alike: answers that were judged good, and those judged bad."""
+
+Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Per-row parts and wholes, both (n,)."""
+
+
 def mean(values: Floats) -> Statistic:
     """The mean of per-row values (n,)."""
     return ratio(values, np.ones(len(values)))
@@ -46,6 +55,20 @@ def ratio(numerator: Floats, denominator: Floats) -> Statistic:
     def of(weights: NDArray[np.float32]) -> Floats:
         sums = weights @ columns
         return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] != 0)
+
+    return of
+
+
+def balanced(kinds: Sequence[Pair]) -> Statistic:
+    """Mean of the ratios of several kinds of rows; in a resample that holds none of a kind, of the others."""
+    columns = np.stack([column for pair in kinds for column in pair], axis=1)
+
+    def of(weights: NDArray[np.float32]) -> Floats:
+        sums = weights @ columns
+        parts, wholes = sums[:, 0::2], sums[:, 1::2]
+        there = wholes > 0
+        rates = np.divide(parts, wholes, out=np.zeros_like(parts), where=there)
+        return np.asarray(rates.sum(axis=1) / np.maximum(there.sum(axis=1), 1))
 
     return of
 
@@ -147,6 +170,8 @@ def statistic(report: EvalReport, metric: str, *, labels: Sequence[str] | None =
 def _of_rows(report: EvalReport, metric: str, labels: Sequence[str] | None) -> Statistic:
     name, label = split_name(metric)
     own = detail_name(report, metric)
+    if kinds := kinds_of(report.scores, own):
+        return balanced(kinds)
     if name in ngrams.CORPUS and all(f"{own}.0" in score.detail for score in report.scores):
         return ngrams.statistic(name, [score.detail for score in report.scores], prefix=own)
     if own != name or (not label and (is_micro(report, metric) or all(own in score.detail for score in report.scores))):
@@ -171,7 +196,7 @@ def measured(report: EvalReport, metric: str) -> EvalReport:
     own = detail_name(report, metric)
     if ERROR in own:
         return report  # every row counts: those that do not name the error did not make it
-    keys = {own, f"{own}.part"} if own != name else {"tokens"} if name in RATIOS else set()
+    keys = {own, f"{own}.part", _kind(own)} if own != name else {"tokens"} if name in RATIOS else set()
     having = [score for score in report.scores if not keys.isdisjoint(score.detail)]
     return report.model_copy(update={"scores": having}) if having else report
 
@@ -186,9 +211,34 @@ def parts(scores: Sequence[Score], name: str) -> tuple[NDArray[np.float64], NDAr
     return np.array([score.value for score in scores]), one
 
 
+def kinds_of(scores: Sequence[Score], name: str) -> list[Pair]:
+    """Per-row parts and wholes of each kind, of a metric by its own name; none where its rows have no kinds."""
+    if not all(_kind(name) in score.detail for score in scores):
+        return []
+    return [parts(scores, of_kind(name, kind)) for kind in KINDS]
+
+
+def shares_of(kinds: Sequence[Pair]) -> list[tuple[float, int, int]] | None:
+    """(weight, right, rows) of each kind, for an interval; None where a row is neither right nor wrong, and where there is none of a kind."""
+    counts = [(int(part.sum()), int(whole.sum())) for part, whole in kinds]
+    if not all(np.isin(column, (0, 1)).all() for pair in kinds for column in pair) or not all(n for _, n in counts):
+        return None
+    return [(1 / len(counts), right, n) for right, n in counts]
+
+
+def of_kind(name: str, kind: str) -> str:
+    """`accuracy` of the good rows is `good_accuracy`, under its scorer's name too."""
+    scorer, dot, last = name.rpartition(".")
+    return f"{scorer}{dot}{kind}_{last}"
+
+
+def _kind(name: str) -> str:
+    return f"{of_kind(name, KINDS[0])}.part"
+
+
 def detail_name(report: EvalReport, metric: str) -> str:
     """The name under which the rows' details hold a metric: its full one where it is another scorer's than the first, else the metric's own."""
-    keys = {metric, f"{metric}.part", f"{metric}.0"}
+    keys = {metric, f"{metric}.part", f"{metric}.0", _kind(metric)}
     return metric if any(not keys.isdisjoint(score.detail) for score in report.scores) else split_name(metric)[0]
 
 
@@ -208,7 +258,7 @@ def row_values(report: EvalReport, metric: str) -> NDArray[np.float64]:
 def is_row_mean(metric: str, report: EvalReport) -> bool:
     """Whether the metric is a plain mean over the report's rows (accuracy, exact, a rate), not a set metric such as macro-F1 or a micro average."""
     name, label = split_name(metric)
-    if is_micro(report, metric) or name in ngrams.CORPUS:
+    if is_micro(report, metric) or name in ngrams.CORPUS or kinds_of(report.scores, detail_name(report, metric)):
         return False
     own = detail_name(report, metric)
     if own != name or (not label and all(own in score.detail for score in report.scores)):

@@ -1,9 +1,10 @@
 """Per-row details summed into metrics with n and interval: what every scorer but `label` reports goes through here.
 
-A scorer writes into a row's `detail` one of three things, and `statistic` reads the same, so that what is reported can be paired:
+A scorer writes into a row's `detail` one of four things, and `statistic` reads the same, so that what is reported can be paired:
 
     <name>                        the row's own value: the metric is its mean over the rows
     <name>.part and <name>.whole  the metric is the sum of parts over the sum of wholes (micro average)
+    <kind>_<name>.part and .whole  the same of each kind of rows: the metric is the mean of both kinds (`statistic.KINDS`)
     error.<class>                 1 where the row's answer is wrong in this way: the metric is its share of all rows
 """
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from planish.errors import InputError, Problem
 from planish.evidence import ngrams
-from planish.evidence.intervals import RESAMPLES, Floats, percentile, resampled, wilson
-from planish.evidence.statistic import ERROR, parts
+from planish.evidence.intervals import RESAMPLES, Floats, percentile, resampled, stratified_wilson, wilson
+from planish.evidence.statistic import ERROR, Pair, balanced, kinds_of, parts, shares_of
 from planish.scores import Metric, Score
 
 Groups = Mapping[str, str]
@@ -32,10 +33,11 @@ def tally(
 
     A micro average that no row has anything to say about (its wholes sum to 0) is not measured and left out; in a resample it counts 0.
     `n` is the number of rows the figure is about."""
-    columns = {name: parts(scores, name) for name in names}
+    found = {name: _balanced(name, scores, kinds, groups, resamples, seed, name not in no_shares) for name in names if (kinds := kinds_of(scores, name))}
+    columns = {name: parts(scores, name) for name in names if name not in found}
     columns = {name: pair for name, pair in columns.items() if pair[1].sum() > 0}
     if not columns:
-        return {}
+        return found
     stacked = np.stack([column for pair in columns.values() for column in pair], axis=1)
 
     def everything(weights: NDArray[np.float32]) -> Floats:
@@ -46,7 +48,6 @@ def tally(
     shares = {name for name in columns if groups is None and name not in no_shares}
     plain = {name: name in shares and bool(np.isin(part, (0, 1)).all() and np.isin(whole, (0, 1)).all()) for name, (part, whole) in columns.items()}
     draws = None if all(plain.values()) else resampled(everything, len(scores), groups=clusters(scores, groups), resamples=resamples, seed=seed)
-    found = {}
     for place, (name, (part, whole)) in enumerate(columns.items()):
         n = int((whole > 0).sum())
         if plain[name] or draws is None:
@@ -56,6 +57,18 @@ def tally(
         better = not name.startswith(ERROR)
         found[name] = Metric(name=name, value=float(values[place]), n=n, low=low, high=high, method=how, higher_is_better=better)
     return found
+
+
+def _balanced(name: str, scores: Sequence[Score], kinds: Sequence[Pair], groups: Groups | None, resamples: int, seed: int, share: bool) -> Metric:
+    """A mean of two kinds of rows, with Wilson's interval of each put together where rows are right or wrong, else the bootstrap."""
+    of = balanced(kinds)
+    strata = shares_of(kinds) if share and groups is None else None
+    if strata is not None:
+        (low, high), how = stratified_wilson(strata), "wilson of each kind"
+    else:
+        draws = resampled(of, len(scores), groups=clusters(scores, groups), resamples=resamples, seed=seed)
+        (low, high), how = percentile(draws), f"{'' if groups is None else 'cluster '}bootstrap {resamples}"
+    return Metric(name=name, value=float(of(np.ones((1, len(scores)), np.float32))[0]), n=len(scores), low=low, high=high, method=how)
 
 
 def corpus(name: str, scores: Sequence[Score], *, groups: Groups | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Metric:

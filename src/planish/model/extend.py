@@ -58,6 +58,7 @@ def extend(base: Path, texts: Seq[str], forecast: Forecast, out: Path, *, steps:
         "saving": forecast.saving,
         "advice": forecast.advice,
         "steps": steps,
+        "untrained_before": new_tokens.untrained(base),  # rows of an earlier extension: steps train those of this one alone
         "losses": losses,
         "new": [{"token": one.token, "count": one.count, "pieces": list(one.pieces)} for one in new],
     }

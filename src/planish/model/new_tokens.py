@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from planish.errors import InputError, Problem
-from planish.model.chat import Chat
+from planish.model.chat import Chat, Refused
 from planish.rows import Message
 
 ABOUT = "new_tokens.json"
 """Beside the model: what was added, and whether its rows have been trained."""
+_TURNS = (Message(role="user", content="?"), Message(role="assistant", content="!"))
+_DIALOGUES = (_TURNS, (Message(role="system", content="?"), *_TURNS))
+"""What shows all that a chat template writes around turns: without a system turn some write one of their own."""
 LEAST_SAVING, LEAST_TOKENS = 0.10, 10_000_000
 """Below either it is not worth a tokenizer of one's own."""
 
@@ -75,6 +78,8 @@ class Forecast:
 def find(chat: Chat, texts: Iterable[str], count: int, *, least_count: int = 20, least_pieces: int = 3) -> Forecast:
     """The `count` words of the documents whose own token would save most; those that are seen `least_count` times, made of letters, and now of `least_pieces` pieces.
 
+    A word that the chat template writes around turns stays in its pieces: the model knows its frame in those, and would have to learn to be asked.
+
     Raises InputError for a tokenizer that does not split text into words before it merges, and for options that choose nothing."""
     backend = _backend(chat)
     if count < 1 or least_count < 1 or least_pieces < 2:
@@ -83,11 +88,10 @@ def find(chat: Chat, texts: Iterable[str], count: int, *, least_count: int = 20,
     words = 0
     for text in texts:
         words += len(text.split())
-        plain = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
-        seen.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(plain))
+        seen.update(_words(backend, text))
     pieces = {word: tuple(token.id for token in backend.model.tokenize(word)) for word in seen}
     tokens = sum(times * len(pieces[word]) for word, times in seen.items())
-    known = backend.get_vocab()
+    known = backend.get_vocab().keys() | {word for text in _frames(chat) for part in chat.tokens.at_added(text) for word in _words(backend, part)}
     found = [
         NewToken(word, text, times, pieces[word])
         for word, times in seen.items()
@@ -129,8 +133,7 @@ def check(before: Chat, after: Chat, new: Seq[NewToken], first: int, texts: Iter
     for text in texts:
         if [id for whole in after.encode(text) for id in apart.get(whole, (whole,))] != before.encode(text):
             problems.append(Problem(f"text {text[:40]!r}", "has other ids than before, beyond the new tokens", fix))
-    dialogue = before.text((Message(role="user", content="?"), Message(role="assistant", content="!")), prompt=False)
-    if after.encode(dialogue) != before.encode(dialogue):
+    if any(after.encode(dialogue) != before.encode(dialogue) for dialogue in _frames(before)):
         problems.append(Problem("the chat template", "a new token stands in what it writes around turns", "leave that word out"))
     if problems:
         raise InputError(*problems[:20])
@@ -155,13 +158,19 @@ def grow(model: Any, first: int, new: Seq[NewToken]) -> int:
     return grown
 
 
+def untrained(base: Path) -> int:
+    """New rows of a model folder that nothing has trained: of its last extension, and of those before it."""
+    path = base / ABOUT
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"steps": 0, "added": 0}
+    return int(about.get("untrained_before", 0)) + (0 if about["steps"] else int(about["added"]))
+
+
 def refusals(base: Path, adapters: Seq[str]) -> list[Problem]:
     """A model whose new rows nothing has trained, and an adapter that neither trains nor saves them: they would stay the mean of their pieces."""
-    path = base / ABOUT
-    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not about or about["steps"] or not adapters or adapters[0] == "full":
+    count = untrained(base)
+    if not count or not adapters or adapters[0] == "full":
         return []
-    why = f"{adapters[0]} neither trains nor saves the {about['added']} new rows of this model's vocabulary, which are still the mean of their pieces"
+    why = f"{adapters[0]} neither trains nor saves the {count} new rows of this model's vocabulary, which are still the mean of their pieces"
     return [Problem("train[0].adapter", why, "planish vocabulary extend --steps N trains them first; or take adapter: full")]
 
 
@@ -174,6 +183,23 @@ def _backend(chat: Chat) -> Any:
         fix = "leave the vocabulary as it is; continued pretraining works without"
         raise InputError(Problem("the tokenizer", f"{why}: a word has no token of its own there", fix))
     return backend
+
+
+def _frames(chat: Chat) -> list[str]:
+    """Dialogues that say next to nothing, as the chat template writes them; none with a system turn where it has no place for one."""
+    found = []
+    for dialogue in _DIALOGUES:
+        try:
+            found.append(chat.text(dialogue, prompt=False))
+        except Refused:
+            continue
+    return found
+
+
+def _words(backend: Any, text: str) -> list[str]:
+    """A text as the tokenizer itself splits it, before anything is merged."""
+    plain = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(plain)]
 
 
 def _text(backend: Any, word: str) -> str:

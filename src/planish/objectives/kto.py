@@ -27,6 +27,8 @@ from planish.rows import UnpairedRow
 
 ROW = UnpairedRow
 LEARNING_RATE = 5e-6
+UNEVEN = 2
+"""How many times as heavy as the other one kind of answer may be, numbers times weights; advised is about as heavy."""
 
 
 def encode(row: UnpairedRow, chat: Chat) -> Example:
@@ -55,6 +57,18 @@ def require_rows(rows: Seq[UnpairedRow]) -> None:
 def require(examples: Seq[Example]) -> None:
     """The same of those that are left once every row is encoded. Raises InputError."""
     _require_both(sum(example.sequences[0].given[-1] > 0 for example in examples), len(examples))
+
+
+def advise(examples: Seq[Example], replay: object, *, good_weight: float = 1.0, bad_weight: float = 1.0) -> list[str]:
+    """What is allowed and seldom right: one kind of answer so heavy that moving all answers alike is cheaper than telling them apart (arXiv 2402.01306, 4.2)."""
+    good = sum(example.sequences[0].given[-1] > 0 for example in examples)
+    bad = len(examples) - good
+    one, other = good * good_weight, bad * bad_weight
+    if one == 0 or other == 0 or max(one, other) <= UNEVEN * min(one, other):
+        return []
+    kind, weight = ("good", other / good) if one < other else ("bad", one / bad)
+    told = f"{good} good answers of weight {good_weight:g} stand against {bad} bad ones of weight {bad_weight:g}"
+    return [f"{told}: a model that moves all answers the same way does well by that alone; set {kind}_weight: {weight:.3g}, which weighs both kinds alike"]
 
 
 def prepare(examples: Seq[Example], reference: preference.Reference) -> list[Example]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from planish.errors import InputError, Problem
+from planish.evidence.statistic import KINDS, kinds_of
 from planish.evidence.tally import require_references, tally
 from planish.rows import Sample
 from planish.scores import Metric, Score
@@ -27,7 +28,8 @@ def score(sample: Sample, answer: Sequence[float] | None) -> Score:
     better answer is the longer one.
 
     Of one answer that was judged good or bad (ln p of it, base's ln p of it): right where a good one gains on the base and a bad one loses (Ethayarajh et al. 2024,
-    arXiv 2402.01306); `margin` is the gain, of a bad one the loss.
+    arXiv 2402.01306); the margin is the gain, of a bad one the loss. Good and bad answers count alike, however many there are of each: a model that makes all answers less
+    likely is right on every bad one and has an `accuracy` of .5, as the base has.
 
     Raises InputError for a text, a row that is neither, and log-probabilities that are missing, above 0 or no numbers. Source: Rafailov et al. 2023, arXiv 2305.18290.
     """
@@ -56,8 +58,12 @@ def _judged(sample: Sample, own: float, base: float) -> Score:
     """Of an answer that was judged."""
     assert sample.judged is not None  # looked at by the caller
     margin = own - base if sample.judged[1] else base - own
-    detail = {"accuracy": _first(margin), "margin": margin}
-    return Score(id=sample.id, answer=None, parsed=None, target=sample.target, value=detail["accuracy"], detail=detail)
+    right, good = _first(margin), sample.judged[1]
+    detail: dict[str, float] = {}
+    for kind, of_it in zip(KINDS, (good, not good), strict=True):
+        for name, value in (("accuracy", right), ("margin", margin)):
+            detail |= {f"{kind}_{name}.part": of_it * value, f"{kind}_{name}.whole": float(of_it)}
+    return Score(id=sample.id, answer=None, parsed=None, target=sample.target, value=right, detail=detail)
 
 
 def _rated(sample: Sample, better: float, worse: float) -> Score:
@@ -70,6 +76,13 @@ def _rated(sample: Sample, better: float, worse: float) -> Score:
     return Score(id=sample.id, answer=None, parsed=None, target=sample.target, value=detail["accuracy"], detail=detail)
 
 
+def _require_both(good: int, bad: int) -> None:
+    if not (good and bad):
+        kind, moves = ("good", "raises") if good else ("bad", "lowers")
+        why = f"all {good + bad} judged answers of gold are {kind}, so a model that {moves} every answer would be right"
+        raise InputError(Problem("pair_accuracy", why, "draw or give gold rows of both kinds"))
+
+
 def _first(difference: float) -> float:
     return 0.5 if difference == 0 else float(difference > 0)
 
@@ -78,10 +91,15 @@ def metrics(
     scores: Sequence[Score], labels: Sequence[str], *, groups: Mapping[str, str] | None = None, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, Metric]:
     """`accuracy` by the implicit reward, chance and base .5, `likelihood_accuracy` by the likelihood alone, and the mean `margin` in nats, of the base 0. A reward model has no
-    likelihood, and an answer without another none to be likelier than.
+    likelihood, and an answer without another none to be likelier than: of judged ones there is also the accuracy on the good and on the bad ones.
 
-    Raises InputError without rows and on empty references."""
+    Raises InputError without rows, on empty references, and where all judged answers are of one kind: nothing would tell a better model from one that moves them all."""
     require_references("pair_accuracy", scores)
+    if kinds := kinds_of(scores, "accuracy"):
+        _require_both(*(int(whole.sum()) for _, whole in kinds))
+        return tally(
+            scores, ("accuracy", "margin", *(f"{kind}_accuracy" for kind in KINDS)), groups=groups, resamples=resamples, seed=seed, no_shares=("margin",)
+        )
     ordered = all("likelihood_accuracy" in score.detail for score in scores)
     names = ("accuracy", "likelihood_accuracy", "margin") if ordered else ("accuracy", "margin")
     return tally(scores, names, groups=groups, resamples=resamples, seed=seed, no_shares=("margin",))

@@ -13,6 +13,8 @@ from planish.data.table import ROW, line_of
 from planish.data.task import Task
 from planish.errors import InputError, Problem
 from planish.events import EventType
+from planish.model import bundled
+from planish.model.chat import Chat
 from planish.model.example import Example
 from planish.recipe import Recipe
 from planish.recipe_train import TrainSection
@@ -25,6 +27,8 @@ from planish.store.objects import file_hash, write_atomic
 
 HELD = 20
 """One document of so many is never trained: the domain's loss is measured on it."""
+LARGE = 10
+"""A document of more than one in so many characters of all is trained."""
 CHECK_BLOCKS = 16
 """Blocks on which the loss is looked at while it trains: it steers, it proves nothing."""
 
@@ -96,10 +100,23 @@ def gather(context: Context, section: TrainSection, prepared: Path) -> str | Non
         context.progress.say(f"  note: {said}")
     if not screened.kept:
         raise InputError(Problem(f"train.documents: {section.documents}", "holds no document that may be trained", "give others"))
+    _warn_of_special(context, screened.kept)
     lines = [line_of(row) for row in screened.kept]
     path = context.store.workspace / "documents" / f"{content_hash([line.decode() for line in lines])}.jsonl"
     write_atomic(path, lines)
     return str(path)
+
+
+def _warn_of_special(context: Context, rows: Sequence[Row]) -> None:
+    """Say which documents spell a token of the tokenizer's own: in the middle of a text they would be trained as the end of one, or as a turn."""
+    recipe = context.recipe
+    tokens = Chat.load(bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)).tokens
+    spelt = {row.id: token for row in rows if isinstance(row, TextRow) and (token := tokens.special_in(row.text))}
+    if spelt:
+        named = ", ".join(dict.fromkeys(spelt.values()))
+        said = f"documents: {len(spelt)} of {len(rows)} spell {named}, which is read and trained as that token; take it out where it is only text"
+        context.event(EventType.TRAIN_WARNED, {"what": said, "rows": sorted(spelt)}, severity="warning")
+        context.progress.say(f"  note: {said}")
 
 
 def read(path: Path) -> list[Row]:
@@ -112,11 +129,16 @@ def read(path: Path) -> list[Row]:
 
 
 def divided(path: Path) -> tuple[list[TextRow], list[TextRow]]:
-    """The gathered documents: those to train on, and one of 20 by the hash of its text, at least one where there are two, on which the domain's loss is measured."""
+    """The gathered documents: those to train on, and one of 20 by the hash of its text, at least one where there are two, on which the domain's loss is measured.
+
+    Never held is one of which nothing can be predicted, nor one that is more than a tenth of all text (of fewer than ten: longer than their mean), as what is held teaches
+    nothing: one book beside a few notes would be lost to training."""
     with path.open("rb") as stream:
         rows = [row for line in stream if isinstance(row := ROW.validate_json(line), TextRow)]
-    count = max(1, len(rows) // HELD) if len(rows) > 1 else 0
-    held = {row.id for row in sorted(rows, key=lambda row: row.id)[:count]}
+    told = [row for row in rows if len(row.text.strip()) > 1]
+    longest = sum(len(row.text) for row in told) / max(1, min(LARGE, len(told)))
+    count = max(1, len(told) // HELD) if len(told) > 1 else 0
+    held = {row.id for row in sorted((row for row in told if len(row.text) <= longest), key=lambda row: row.id)[:count]}
     return [row for row in rows if row.id not in held], [row for row in rows if row.id in held]
 
 

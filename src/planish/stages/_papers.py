@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from planish.data import dataset
 from planish.model import bundled
 from planish.model.exported import Exported
 from planish.model.papers import Lineage, write_papers
@@ -13,8 +14,6 @@ from planish.scores import Metric
 from planish.stages._context import Context
 
 PACKAGES = ("planish", "torch", "transformers", "peft", "gguf", "xllamacpp", "onnx", "onnxruntime", "bitsandbytes")
-
-
 UNITS = {"layers": "layers", "heads": "groups of heads of every layer", "channels": "channels of every layer"}
 """What a removal counts, in words."""
 
@@ -25,6 +24,7 @@ def write(context: Context, made: Exported, entry: dict[str, Any], folder: Path,
     base = bundled.locate(recipe.model, recipe.source.parent if recipe.source else None)
     name, revision = bundled.named(base)
     done = context.store.stages(context.run_id)
+    data = dataset.read(context.store.path(str(done["prepare"]["artifact"]))).manifest
     lineage = Lineage(
         run=context.run_id,
         recipe_hash=recipe.fingerprint,
@@ -33,12 +33,13 @@ def write(context: Context, made: Exported, entry: dict[str, Any], folder: Path,
         base_hash=bundled.identity(base),
         made=entry["exporter"],
         variant=told(story or {}),
+        data=data.hashes | {"gold": data.gold_sha256},
         stages={stage: row["artifact"] for stage, row in done.items() if row.get("artifact")},
         versions=_versions(),
         unproven=context.unproven or not entry["passed"],
     )
     measured = {key: str(Metric.model_validate(figure)) for key, figure in entry["figures"].items()}
-    write_papers(folder / made.file, made, lineage, base, measured, task=recipe.data.task or "")
+    write_papers(folder / made.file, made, lineage, base, measured, task=data.task.shape)
 
 
 def told(story: dict[str, Any]) -> list[str]:

@@ -74,8 +74,9 @@ def write_stages(
             write_json(folder / STAGES / f"{name}.json", report.model_dump(mode="json"))
         if held and name in (BASE, after, candidate.system):
             model, chat, precision = opened
-            shown = [row.model_copy(update={"text": _beginning(model, chat, row.text)}) for row in held]
-            domain.append(evaluate(model, chat, shown, name, precision))
+            shown = [row.model_copy(update={"text": _beginning(model, chat, row.text)}) for row in held if len(chat.encode(row.text)) > 1]
+            if shown:  # of a document of one token nothing is predicted
+                domain.append(evaluate(model, chat, shown, name, precision))
         del opened
     write_json(folder / STAGES / "domain.json", [report.model_dump(mode="json") for report in domain])
 

@@ -215,8 +215,9 @@ def _left_out(ready: Ready) -> list[str]:
 
 def _advised(section: TrainSection, ready: Ready) -> list[str]:
     """What the objective has to say of what it is given, where it has a word on it."""
-    objective = shelf.find("objectives", section.objective.name).load()
-    return list(objective.advise(ready.examples, ready.replay)) if hasattr(objective, "advise") else []
+    name, options = section.objective.name, section.objective.options
+    known = hasattr(shelf.find("objectives", name).load(), "advise")
+    return list(shelf.call("objectives", name, "advise", options)(ready.examples, ready.replay)) if known else []
 
 
 def _chance(section: TrainSection, ready: Ready) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from planish.data import dataset
 from planish.data.task import filled
 from planish.errors import InputError, Problem
 from planish.events import EventType, ReasonCode
@@ -50,6 +51,13 @@ def preflight(recipe: Recipe, store: Store) -> None:
     problems += _compress_refusals.refusals(known, store)
     if problems:
         raise InputError(*problems)
+
+
+def preflight_rows(recipe: Recipe, prepared: Path) -> None:
+    """The same of scorers that the recipe leaves to the task, once the rows have shown what it is."""
+    known = filled(recipe, dataset.read(prepared).task.shape)
+    if not readable(known.evaluate.scorers):
+        raise InputError(_unreadable(known))
 
 
 def _unreadable(recipe: Recipe) -> Problem:
