@@ -81,12 +81,12 @@ def sweep(choices: Sequence[T], score: Callable[[T], float], *, rows: str) -> tu
 def text(done: MergeReport | MergeForecast) -> str:
     """What a person reads."""
     lines = [f"{one.check}: {one.result}" for one in done.checks]
+    lines += [f"not taken over: {one['key']}: {one['why']}" for one in done.untranslated]
     if isinstance(done, MergeForecast):
         lines.append(
             f"would write {done.tensors} tensors, {done.bytes:,} bytes; about {done.memory / 2**20:.0f} MiB of pieces and {done.seconds:.0f} s (estimated)"
         )
         return "\n".join(lines)
-    lines += [f"not taken over: {one['key']}: {one['why']}" for one in done.untranslated]
     lines.append(f"{done.changed:.1%} of the values changed, by {done.moved:.4f} of their length")
     lines.append(f"{done.tensors} tensors, {done.bytes:,} bytes in {done.seconds:.1f} s; peak memory {done.peak / 2**20:.0f} MiB")
     if done.verdict is not None:

@@ -475,6 +475,9 @@ def test_the_command_line_merges(family: Path) -> None:
     config.write_text("merge:\n  method: ties\n  base: base\n  models:\n  - {path: a, weight: 0.5}\n  - path: b\n", encoding="utf-8")
     dry = CliRunner().invoke(app, ["merge", str(config), "--dry-run", "--json"], catch_exceptions=False)
     assert json.loads(dry.stdout)["method"] == "ties"
+    config.write_text("merge_method: linear\ntokenizer_source: union\nmodels:\n- {model: a, parameters: {weight: 1}}\n- {model: b, parameters: {weight: 3}}\n")
+    dry = CliRunner().invoke(app, ["merge", str(config), "--dry-run"], catch_exceptions=False)
+    assert "not taken over: tokenizer_source: " in dry.stdout
     done = CliRunner().invoke(app, ["merge", str(config), "--out", str(family / "out")], catch_exceptions=False)
     assert done.exit_code == 0
     assert "of the values changed" in done.stdout

@@ -110,7 +110,7 @@ def merge(
 
     def made() -> merging.MergeForecast | merging.MergeReport:
         if dry_run:
-            return merging.forecast(spec, config.parent)
+            return merging.forecast(spec, config.parent, untranslated)
         if greedy or any(source.task is not None for source in spec.sources):
             from planish.merge_tasks import scored
 

@@ -41,7 +41,7 @@ WORKERS = 8
 """Tensors merged at once, at most: each takes some ten pieces of memory."""
 
 
-def forecast(spec: MergeSpec, relative_to: Path) -> MergeForecast:
+def forecast(spec: MergeSpec, relative_to: Path, untranslated: list[Untranslated] | None = None) -> MergeForecast:
     """Open and check the parents and say what the merge would take: time from one piece of the largest tensor, memory from the pieces held at once."""
     opened = open_merge(spec, relative_to)
     size = sum(math.prod(shape) * BYTES[dtype] for dtype, shape in opened.layout.values())
@@ -56,7 +56,15 @@ def forecast(spec: MergeSpec, relative_to: Path) -> MergeForecast:
     taken = time.perf_counter() - began
     total = sum(math.prod(shape) for _, shape in opened.layout.values())
     held = (2 * len(opened.parents) + 4) * min(values, PIECE) * 4
-    return MergeForecast(method=spec.method, checks=opened.checks, tensors=len(opened.planned), bytes=size, memory=held, seconds=taken / max(1, sample) * total)
+    return MergeForecast(
+        method=spec.method,
+        checks=opened.checks,
+        tensors=len(opened.planned),
+        bytes=size,
+        memory=held,
+        seconds=taken / max(1, sample) * total,
+        untranslated=[one._asdict() for one in untranslated or []],
+    )
 
 
 def merge_models(

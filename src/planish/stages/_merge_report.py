@@ -51,6 +51,7 @@ class MergeForecast(Noun):
     bytes: int
     memory: int
     seconds: float
+    untranslated: list[dict[str, str]] = []
     kind: str = "estimated"
 
 
