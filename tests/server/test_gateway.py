@@ -236,6 +236,7 @@ def test_an_engine_that_fails_is_told_without_its_message(tmp_path: Path) -> Non
         assert "[DONE]" not in streamed
         assert "secret text" not in whole.text + streamed
         assert wait_for(lambda: gateway.gateway.admission.running == 0)
+        assert wait_for(lambda: len(read_log(gateway.log.path)[0]) == 3)  # what failed is not held back until its line is written
         assert [record.finish for record in read_log(gateway.log.path)[0]] == ["error"] * 3
 
 
