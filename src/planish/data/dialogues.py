@@ -173,13 +173,14 @@ def swift_preference(value: Value) -> Value:
 def unpaired(label: str, value: Value) -> Value:
     """`prompt, completion`, each text or messages, and under `label` whether the completion is good."""
     prompt = spoken(value["prompt"], "prompt", "user")
-    return {"prompt": prompt, "completion": spoken(value["completion"], "completion"), "label": value[label]}
+    return {"prompt": prompt, "completion": spoken(value["completion"], "completion"), "label": value[label], "tools": value.get("tools")}
 
 
 def judged(read: Callable[[Value], Value], label: str, value: Value) -> Value:
     """Any dialogue that `read` understands, and under `label` whether its last answer is good."""
-    prompt, completion = last_answer(turns_of(read(value)["messages"], "messages"))
-    return {"prompt": prompt, "completion": completion, "label": value[label]}
+    made = read(value)
+    prompt, completion = last_answer(turns_of(made["messages"], "messages"))
+    return {"prompt": prompt, "completion": completion, "label": value[label], "tools": made.get("tools", value.get("tools"))}
 
 
 def last_answer(turns: Turns) -> tuple[Turns, Turns]:

@@ -15,7 +15,7 @@ from planish.data.split import SPLITS, Split, SplitName, label_of, refuse_absent
 from planish.data.split_by_time import by_time, oldest_first
 from planish.data.split_growth import group_leaks, grown
 from planish.data.split_stratified import stratified
-from planish.data.split_units import by_hash, hashed, refuse_giant, units_of
+from planish.data.split_units import by_hash, clusters_of, hashed, refuse_giant, units_of
 from planish.data.table import Keys, Table
 from planish.errors import InputError, Problem
 
@@ -39,7 +39,7 @@ def divide(
     Raises InputError when one unit holds more than half of the rows, when a label is absent from gold or from train, or when stored rows of one unit lie on
     two sides.
     """
-    cluster = {row_id: number for number, ids in enumerate(together) for row_id in ids}
+    cluster = clusters_of(together)
     stored = {row.id: existing[row.id] for row in rows.keys if row.id in existing} if existing else {}
     findings = group_leaks(rows.keys, cluster, stored) if stored else []
     leaked = {finding.row_id for finding in findings}

@@ -54,6 +54,9 @@ def unpaired(value: Value, labels: Labels, columns: Value) -> Value:
     if not isinstance(value["label"], bool):
         why = f"its label is {value['label']!r}: whether the answer is good must be true or false"
         raise Refused(RejectCode.WRONG_TYPE, why, 'write "label": true, or false; a table cannot')
+    if value.get("tools"):
+        why = "it offers tools, and the prompt of a judged answer has no place for them"
+        raise Refused(RejectCode.UNKNOWN_SHAPE, why, "give pairs with tools (chosen, rejected) for dpo, or leave tools out")
     parts = _dialogue(value, ("prompt", "completion"), columns)
     _continued(parts["prompt"], parts["completion"], "completion")
     tool_calls.hold(parts["prompt"] + parts["completion"], [])

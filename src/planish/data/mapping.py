@@ -161,7 +161,7 @@ def _mappings(form: Format, columns: Sequence[str], values: Sequence[Value | Fau
         known = [column for column in columns if lower[column] in names[key]]
         choices.append([key] if key in columns else [column for column in columns if lower[column] == key] or known or unknown)
     for chosen in product(*choices):
-        if len(set(chosen)) < len(chosen) or (form.name == "label" and not _repeats(chosen[1], values)):
+        if len(set(chosen)) < len(chosen) or (form.name == "label" and chosen[1] != "label" and not _repeats(chosen[1], values)):
             continue
         mapping = {column: key for column, key in zip(chosen, form.keys, strict=True) if column != key}
         for key, others in OPTIONAL.get(form.name, {}).items():

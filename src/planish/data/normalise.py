@@ -77,6 +77,16 @@ def question_key(row: Row) -> bytes:
     return digest(row.shape, fields(row).question)
 
 
+def prompt_digest(row: Row) -> bytes:
+    """The prompt alone of a row whose question holds an answer; of any other its question."""
+    match row:
+        case UnpairedRow():
+            return digest(row.shape, _turns(row.prompt))
+        case StepsRow():
+            return digest(row.shape, (row.prompt,))
+    return question_key(row)
+
+
 def _turns(messages: Sequence[Message]) -> tuple[str, ...]:
     """Role and content of each turn, and its calls where it makes any."""
     parts: list[str] = []

@@ -39,6 +39,23 @@ def units_of(rows: Sequence[Keys], cluster: Mapping[str, int]) -> list[Unit]:
     return [unit if len(unit) == 1 else sorted(unit, key=lambda row: row.id) for unit in members.values()]
 
 
+def clusters_of(together: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The number of each row's cluster; clusters that share a row are one."""
+    found: dict[str, int] = {}
+    root: list[int] = []
+
+    def find(number: int) -> int:
+        while root[number] != number:
+            number = root[number]
+        return number
+
+    for number, ids in enumerate(together):
+        root.append(number)
+        for row_id in ids:
+            root[find(found.setdefault(row_id, number))] = find(number)
+    return {row_id: find(number) for row_id, number in found.items()}
+
+
 def joins(row: Keys, cluster: Mapping[str, int]) -> tuple[Join, ...]:
     """What ties a row to others: its group, its question, its cluster."""
     group = () if row.group is None else (row.group,)

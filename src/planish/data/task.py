@@ -154,6 +154,9 @@ class Task(Noun):
         asked = self.asked(row)
         if isinstance(row, ChatRow):
             return row
+        if isinstance(row, PreferenceRow | UnpairedRow):  # the answer may be of several turns
+            answer, tools = (row.chosen, row.tools) if isinstance(row, PreferenceRow) else (row.completion, ())
+            return ChatRow(id=row.id, origin=row.origin, group=row.group, messages=(*row.prompt, *answer), tools=tools)
         messages = (*asked.messages, Message(role="assistant", content=asked.target))
         return ChatRow(id=row.id, origin=row.origin, group=row.group, messages=messages, tools=asked.tools)
 

@@ -61,15 +61,13 @@ def _message(turn: Value, number: int, columns: Value, key: str) -> Value:
     role = "tool" if role == "function" else role
     if not isinstance(role, str) or role not in ROLES:
         raise Refused(RejectCode.UNKNOWN_ROLE, f'{key} {number} has the role "{role}"', did_you_mean(str(role), ROLES))
-    made: Value = {"content": _content(turn.get("content"), number, key), "role": role}
-    if turn.get("weight") is not None:
-        made["weight"] = _weight(turn["weight"], number, key)
+    made: Value = {"content": _content(turn.get("content"), number, key), "role": role, **_weight(turn, role, number, key)}
     for name in ("tool_call_id", "name"):
         if turn.get(name) is not None:
             if not isinstance(turn[name], str):
                 raise Refused(RejectCode.WRONG_TYPE, f"the {name} of {key} {number} is a {type(turn[name]).__name__}, not text", "write it as text")
             made[name] = turn[name]
-    others = {name: item for name, item in turn.items() if name not in _KNOWN and item is not None}
+    others = {name: item for name, item in turn.items() if name not in _KNOWN and item is not None and not (name == "loss" and "weight" in made)}
     if calls is not None and calls != [] and calls != ():
         if role != "assistant":
             raise Refused(RejectCode.ROLE_ORDER, f"{key} {number} is {role} and calls a tool", "only the assistant calls tools")
@@ -82,10 +80,16 @@ def _message(turn: Value, number: int, columns: Value, key: str) -> Value:
     return made
 
 
-def _weight(weight: Any, number: int, key: str) -> float:
+def _weight(turn: Value, role: str, number: int, key: str) -> Value:
+    """Whether a turn is trained, where it says so: `weight` as OpenAI has it, or `loss` of an answer as ms-swift has it."""
+    weight = turn.get("weight")
+    if weight is None and role == "assistant" and isinstance(turn.get("loss"), bool):
+        return {"weight": float(turn["loss"])}
+    if weight is None:
+        return {}
     if isinstance(weight, bool) or weight not in (0, 1):
         raise Refused(RejectCode.WRONG_TYPE, f"the weight of {key} {number} is {weight!r}", "a weight is 0 or 1")
-    return float(weight)
+    return {"weight": float(weight)}
 
 
 def _content(content: Any, number: int, key: str) -> str:

@@ -17,7 +17,7 @@ from planish.model.example import Example
 from planish.model.row_limit import row_limit
 from planish.model.tokenise import How, build
 from planish.recipe_train import TrainSection
-from planish.rows import ChatRow, Row, RowBase, canonical_json, content_hash
+from planish.rows import ChatRow, Row, RowBase, StepsRow, UnpairedRow, canonical_json, content_hash
 from planish.stages import _files
 from planish.store.objects import file_hash
 
@@ -30,7 +30,7 @@ def encode(section: TrainSection, rows: Sequence[Row], task: Task, base: Path, r
     if not rows:
         return [], []
     objective = section.objective
-    require_shape(objective.name, shelf.find("objectives", objective.name).load().ROW, rows)
+    require_shape(objective.name, rows)
     meaning = {
         "objective": objective.name,
         "options": canonical_json(objective.options),
@@ -58,13 +58,27 @@ def _encoder(objective: str, options: str) -> Any:
     return shelf.call("objectives", objective, "encode", json.loads(options))
 
 
-def require_shape(objective: str, wanted: type[RowBase], rows: Sequence[Row]) -> None:
-    """Raise InputError where an objective reads rows of its own shape and these are others; any row with a right answer can be made a dialogue."""
+def require_shape(objective: str, rows: Sequence[Row]) -> None:
+    """Raise InputError where an objective reads rows of its own shape and these are others; any row with a right answer can be made a dialogue, one that was judged bad not."""
+    module = shelf.find("objectives", objective).load()
+    wanted: type[RowBase] = module.ROW
+    if wanted is ChatRow and not writes(module) and (bad := [row for row in rows if _judged_bad(row)]):
+        why = f"would train {len(bad)} of {len(rows)} answers that were judged bad, or hold steps judged wrong; the first is {bad[0].id}"
+        raise InputError(Problem(f"train.objective.{objective}", why, "leave those rows out, or train with kto: it learns from both kinds"))
     strange = [row for row in rows if not isinstance(row, wanted)]
     if strange and wanted is not ChatRow:
         shapes, shape = ", ".join(sorted({row.shape for row in strange})), wanted.model_fields["shape"].default
         why = f"reads {shape} rows; {len(strange)} of {len(rows)} are {shapes}, the first is {strange[0].id}"
         raise InputError(Problem(f"train.objective.{objective}", why, f"give {shape} rows, or choose an objective for {shapes} rows"))
+
+
+def writes(module: Any) -> bool:
+    """Whether an objective trains on other answers than those of the rows: the student's own, or a teacher's."""
+    return hasattr(module, "rollout") or hasattr(module, "require_data")
+
+
+def _judged_bad(row: Row) -> bool:
+    return (isinstance(row, UnpairedRow) and not row.label) or (isinstance(row, StepsRow) and not all(row.labels))
 
 
 @cache

@@ -10,6 +10,7 @@ from planish import shelf
 from planish.data.divide import divide
 from planish.data.finding import CheckResult, Finding
 from planish.data.reading import Reading
+from planish.data.same_prompt import same_prompt
 from planish.data.split import Split, SplitName
 from planish.data.table import Table
 from planish.data.task import Task
@@ -35,6 +36,7 @@ class Places:
     existing: Mapping[str, SplitName] | None = None
     gold_ids: frozenset[str] = frozenset()
     times: Mapping[str, str | float] | None = None
+    copies: bool = False  # rows that ask what gold rows of one's own ask are set aside here, as no check looks for them
 
     def divide(self, rows: Table, together: Sequence[Sequence[str]]) -> Split:
         """The split of these rows; rows that come as gold are gold, and nothing else is: other rows of their groups are set aside."""
@@ -48,18 +50,31 @@ class Places:
             return divide(rows, existing=self.existing, together=together, times=self.times, **shares)
         own = rows.where(key.id in self.gold_ids for key in rows.keys)
         others = rows.without(self.gold_ids)
-        leaks = across(others, own)
+        leaks = across(others, own, copies=self.copies)
         others = others.without({leak.row_id for leak in leaks if leak.row_id is not None})
-        existing = {row_id: name for row_id, name in (self.existing or {}).items() if name in ("train", "validation")}
-        divided = divide(others, existing=existing, together=together, times=self.times, **shares | {"gold": 0.0, "gold_max": None})
+        existing: dict[str, SplitName] = {row_id: "unused" if name == "gold" else name for row_id, name in (self.existing or {}).items()}
+        divided = divide(others, existing=existing, together=together, times=self.times, **shares | {"gold": 0.0, "gold_max": 0})
         return divided.with_gold(own).model_copy(update={"findings": (*leaks, *divided.findings)})
 
 
-def across(rows: Table, gold: Table) -> tuple[Finding, ...]:
-    """A finding for each row of a group that gold rows of one's own are of: gold never goes."""
+def across(rows: Table, gold: Table, *, copies: bool = False) -> tuple[Finding, ...]:
+    """A finding for each row of a group that gold rows of one's own are of, and with `copies` for each that asks what one of them asks: gold never goes."""
     held = {key.group: key.id for key in gold.keys if key.group is not None}
+    asked = {key.question: key.id for key in gold.keys} if copies else {}
+    copied = tuple(
+        Finding(
+            row_id=key.id,
+            code=RejectCode.GOLD_OVERLAP,
+            severity="reject",
+            why=f"asks what gold row {asked[key.question]} asks",
+            fix="leave it out: what is trained on proves nothing",
+            see=asked[key.question],
+        )
+        for key in rows.keys
+        if key.question in asked and (key.group is None or key.group not in held)
+    )
     fix = "leave it out, or take gold rows of other groups: rows of one group know each other's answers"
-    return tuple(
+    return copied + tuple(
         Finding(
             row_id=key.id,
             code=RejectCode.GROUP_LEAK,
@@ -82,7 +97,7 @@ def examine(
     would have to be looked for again there.
     """
     found: dict[str, CheckResult] = {}
-    together: list[Sequence[str]] = []
+    together: list[Sequence[str]] = [*same_prompt(reading.accepted)]
     held = dict.fromkeys(places.gold_ids, "gold")
     split: Split | None = None
     talk: Table | None = None

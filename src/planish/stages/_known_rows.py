@@ -8,13 +8,14 @@ from pathlib import Path
 from planish import shelf
 from planish.data import dataset
 from planish.data.dataset import Dataset
+from planish.data.same_prompt import JUDGED
 from planish.errors import InputError, Problem
 from planish.recipe import Recipe
 from planish.recipe_train import TrainSection
 from planish.rows import ChatRow
 from planish.stages import _files
 from planish.stages._documents import reads_documents
-from planish.stages._encoding import require_shape
+from planish.stages._encoding import require_shape, writes
 
 
 def refusals(recipe: Recipe, prepared: Path) -> list[Problem]:
@@ -38,11 +39,11 @@ def require_data(section: TrainSection, data: Dataset) -> None:
 def _require_rows(section: TrainSection, data: Dataset) -> None:
     """Rows are read where an objective asks for rows of its own shape alone; any other makes dialogues of them."""
     name, module = section.objective.name, shelf.find("objectives", section.objective.name).load()
-    if module.ROW is ChatRow or reads_documents(section):
+    if reads_documents(section) or (module.ROW is ChatRow and (writes(module) or JUDGED.isdisjoint(data.task.kind.rows))):
         return
     if not (rows := list(data.rows("train"))):
         return
-    require_shape(name, module.ROW, rows)
+    require_shape(name, rows)
     if hasattr(module, "require_rows"):
         module.require_rows(rows)
 

@@ -57,15 +57,15 @@ def run(context: Context, inputs: Inputs, folder: Path) -> None:
     earlier = grown if grown is not None else _kept(context.recipe)
     reading = _stored(grown) if grown is not None else _read(context)
     task = _task(context, reading)
+    checks = _checks(context.recipe, task)
     places = Places(
         section.split,
         existing=_existing(context, reading, earlier, grown is not None),
         gold_ids=_gold_ids(context, reading),
+        copies=all(use.name != "leakage" for use in checks),
         times=_times(section.split.time_by, reading.accepted.without(reading.behind)) if earlier is None else None,
     )
-    examined = examine(
-        reading, task, _checks(context.recipe, task), places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}")
-    )
+    examined = examine(reading, task, checks, places, cache(lambda: _chat(context.recipe)), lambda name: context.progress.say(f"  check {name}"))
     if reading.mapping:
         write_atomic(folder / "mapping.yaml", (mapping.yaml(reading.mapping) + "\n").encode())
         context.progress.say("  columns read as: " + ", ".join(f"{column} → {key}" for column, key in reading.mapping.items()))
