@@ -9,6 +9,7 @@ import pytest
 from planish.errors import InputError
 from planish.evidence import pair_accuracy as evidence
 from planish.evidence.paired import compare
+from planish.evidence.statistic import row_values
 from planish.rows import Message, Sample
 from planish.scorers import pair_accuracy
 from planish.scores import EvalReport, Score
@@ -109,6 +110,15 @@ def test_three_good_answers_are_few_however_many_bad_ones_there_are() -> None:
     assert found.difference == 0.5
     assert (found.low, found.high) == (pytest.approx(0.2182, abs=1e-4), 0.5)
     assert compare(*reversed(reports), "pair_accuracy.accuracy", resamples=200).high == pytest.approx(-0.2182, abs=1e-4)
+
+
+def test_a_judged_row_s_margin_is_its_own() -> None:
+    """A good answer that gained 2 nats, a good and a bad one that lost 2: the margins 2, -2 and 2, whether each is right or not."""
+    rows = _lowered(2, 1, right=1)
+    found = pair_accuracy.metrics(rows, (), resamples=50)
+    assert found["margin"].value == 1.0  # (0 + 2) / 2
+    report = EvalReport(system="tuned", gold="g", seconds=0.0, scores=rows, metrics={"pair_accuracy.margin": found["margin"]})
+    assert row_values(report, "pair_accuracy.margin").tolist() == [2.0, -2.0, 2.0]
 
 
 @pytest.mark.parametrize(("good", "bad", "said"), [(5, 0, "are good, so a model that raises"), (0, 5, "are bad, so a model that lowers")])

@@ -18,7 +18,7 @@ from planish.data.contract import Refused, row_from
 from planish.data.split_units import clusters_of
 from planish.errors import InputError
 from planish.recipe import Recipe
-from planish.rows import ChatRow, Origin, PreferenceRow
+from planish.rows import ChatRow, Origin, PreferenceRow, UnpairedRow
 
 WHERE = Origin(file="rows", line=1, sha256="")
 LORA = "adapter: {lora: {r: 2}}, max_steps: 2, batch_size: 4, precision: fp32"
@@ -61,7 +61,8 @@ def test_d8_answers_to_one_prompt_are_on_one_side(tmp_path: Path, model: Path) -
     placed = dataset.assignment(data)
     sides = defaultdict[str, set[str]](set)
     for row in dataset.every_row(data):
-        sides[row.prompt[0].content].add(placed[row.id])  # type: ignore[union-attr]
+        assert isinstance(row, UnpairedRow)
+        sides[row.prompt[0].content].add(placed[row.id])
     assert len(placed) == 200
     assert {len(side) for side in sides.values()} == {1}
     assert set().union(*sides.values()) == {"train", "validation", "gold"}

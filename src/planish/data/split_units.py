@@ -46,6 +46,7 @@ def clusters_of(together: Iterable[Sequence[str]]) -> dict[str, int]:
 
     def find(number: int) -> int:
         while root[number] != number:
+            root[number] = root[root[number]]
             number = root[number]
         return number
 

@@ -248,8 +248,10 @@ def is_micro(report: EvalReport, metric: str) -> bool:
 
 
 def row_values(report: EvalReport, metric: str) -> NDArray[np.float64]:
-    """The per-row values (n,) a mean metric is the mean of."""
+    """The per-row values (n,) a mean metric is the mean of; of one whose rows have kinds, a row's own in its kind."""
     name = detail_name(report, metric)
+    if kinds := kinds_of(report.scores, name):
+        return np.asarray(np.sum([part for part, _ in kinds], axis=0), np.float64)
     if ERROR in name or (not is_micro(report, metric) and all(name in score.detail for score in report.scores)):
         return parts(report.scores, name)[0]
     return np.array([score.value for score in report.scores], dtype=np.float64)

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import planish.data.task
 import planish.model
 from planish import shelf
 from planish.data.task import Task
@@ -84,5 +85,5 @@ def _judged_bad(row: Row) -> bool:
 @cache
 def _code(objective: str) -> str:
     """The hash of the code that makes tokens: changed code makes them anew."""
-    files = [*sorted(Path(planish.model.__path__[0]).glob("*.py")), shelf.find("objectives", objective).path]
+    files = [*sorted(Path(planish.model.__path__[0]).glob("*.py")), Path(planish.data.task.__file__), shelf.find("objectives", objective).path]
     return content_hash([file_hash(file) for file in files])
